@@ -1,0 +1,121 @@
+//! Who answers a probe: the oracle, the compiled tables, the kernel programs, or a real lab.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use sluice_policy::model::{Answer, PodName};
+
+use crate::cluster::Cluster;
+
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// The default.
+    #[default]
+    IPv4,
+    /// IPv6.
+    IPv6,
+}
+
+/// What a probe sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProbeProtocol {
+    /// A connection; the default.
+    #[default]
+    Tcp,
+    /// A datagram and its answer.
+    Udp,
+    /// INIT and INIT ACK.
+    Sctp,
+    /// Echo request and reply (ICMPv6 for IPv6).
+    Icmp,
+}
+
+impl ProbeProtocol {
+    /// The IP protocol number.
+    pub const fn number(self, family: Family) -> u8 {
+        match (self, family) {
+            (Self::Tcp, _) => 6,
+            (Self::Udp, _) => 17,
+            (Self::Sctp, _) => 132,
+            (Self::Icmp, Family::IPv4) => 1,
+            (Self::Icmp, Family::IPv6) => 58,
+        }
+    }
+}
+
+/// An end of a probe, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum End {
+    /// A pod.
+    Pod(PodName),
+    /// A node's own processes.
+    Node(String),
+    /// A service (as destination only): namespace and name.
+    Service(String, String),
+    /// A host outside the cluster.
+    External(IpAddr),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(pod) => pod.fmt(f),
+            Self::Node(node) => write!(f, "node/{node}"),
+            Self::Service(namespace, name) => write!(f, "svc/{namespace}/{name}"),
+            Self::External(address) => address.fmt(f),
+        }
+    }
+}
+
+/// One connection attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Probe {
+    /// Who connects.
+    pub from: End,
+    /// To whom.
+    pub to: End,
+    /// With what.
+    pub protocol: ProbeProtocol,
+    /// To which port; 0 for ICMP.
+    pub port: u16,
+    /// Over which family.
+    pub family: Family,
+    /// The connection was opened in the step before and kept open.
+    pub established: bool,
+}
+
+/// What became of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProbeVerdict {
+    /// It got through.
+    Allow,
+    /// Policy dropped it.
+    Deny,
+    /// It did not get through, and no drop of ours accounts for it.
+    Unreachable,
+}
+
+/// An engine's answer to a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The verdict.
+    pub verdict: ProbeVerdict,
+    /// The check at the source, where the source is a pod and the engine can tell.
+    pub egress: Option<Answer>,
+    /// The check at the destination, where it is a pod and the engine can tell.
+    pub ingress: Option<Answer>,
+}
+
+/// Something that answers probes.
+pub trait Engine {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// Forgets everything: a new test begins.
+    fn reset(&mut self) -> anyhow::Result<()>;
+
+    /// Brings the engine to `cluster` (the state after a step's changes) and answers the probes, in
+    /// their order.
+    fn step(&mut self, cluster: &Cluster, probes: &[Probe]) -> anyhow::Result<Vec<Outcome>>;
+}

@@ -1,0 +1,3 @@
+//! The `sluice` binary: arguments and wiring.
+
+fn main() {}

@@ -1,0 +1,44 @@
+//! Ring buffer `events`: records of decisions.
+
+use super::Address;
+
+/// One record of `events` (ring buffer), rate-limited per endpoint; what did not fit is counted in
+/// `counters` under [`crate::reason::Reason::EventLost`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// `bpf_ktime_get_ns` at the decision.
+    pub time_ns: u64,
+    /// The endpoint's slot.
+    pub slot: u32,
+    /// The endpoint's epoch.
+    pub epoch: u32,
+    /// A [`super::Direction`] as number.
+    pub direction: u32,
+    /// A [`crate::reason::Reason`] as number.
+    pub reason: u32,
+    /// The rule that decided, or 0.
+    pub rule: u32,
+    /// Generation of the tables that decided.
+    pub generation: u32,
+    /// Source address of the packet; unspecified where it could not be read.
+    pub source: Address,
+    /// Destination address of the packet; unspecified where it could not be read.
+    pub destination: Address,
+    /// Source port, network order; 0 where it could not be read.
+    pub source_port_be: u16,
+    /// Destination port, network order; 0 where it could not be read.
+    pub destination_port_be: u16,
+    /// IP protocol number; 0 where it could not be read.
+    pub protocol: u32,
+    /// Length of the packet in bytes.
+    pub length: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Event>() == 80);
+
+// SAFETY: integers and `Address` without padding (80 bytes, asserted above), every bit pattern valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Event {}

@@ -1,0 +1,46 @@
+//! Layout of the kernel tables: one file per table.
+//!
+//! Rules of this module, checked by const asserts beside each type and by a test against the BTF of
+//! the compiled object:
+//!
+//! * `repr(C)`, explicit zeroed padding, no `bool`, `usize`, `Option` or data-carrying `enum`;
+//! * addresses and ports are in **network byte order**, everything else in host order, except where
+//!   a field says otherwise;
+//! * a change of any layout or meaning bumps [`ABI_VERSION`].
+
+mod address;
+mod control;
+mod counter;
+mod decision;
+mod endpoint;
+mod event;
+mod flow;
+mod peer;
+mod versioned;
+
+pub use address::Address;
+pub use control::{CONTROL_INDEX, Control};
+pub use counter::{Counter, counter_index};
+pub use decision::{Decision, DecisionKey, PROTOCOL_ANY, Verdict};
+pub use endpoint::{Direction, ENDPOINT_MAX, Endpoint, EndpointFlags, SLOT_NONE};
+pub use event::Event;
+pub use flow::{Flow, FlowKey, FlowState};
+pub use peer::{CIDR_KEY_BITS, CidrKey, UNCLASSIFIED};
+pub use versioned::Versioned;
+
+/// Version of the table layout and meaning. Pins made by another version are never adopted.
+pub const ABI_VERSION: u32 = 1;
+
+/// Number of a policy set: the ordered policies that apply to an endpoint in one direction.
+/// [`SET_NONE`] means that nothing isolates the endpoint in that direction.
+pub type SetId = u32;
+/// The endpoint is not governed by any policy in this direction: everything passes.
+pub const SET_NONE: SetId = 0;
+
+/// Number of a peer class: all addresses that the policies in force on this node cannot tell apart.
+pub type ClassId = u32;
+
+/// Number of a rule, an index into `rule_hits`; the agent's names file says which rule it is.
+pub type RuleId = u32;
+/// No rule decided: the tier's default did (`default-allow` or `default-deny`).
+pub const RULE_DEFAULT: RuleId = 0;

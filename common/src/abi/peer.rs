@@ -1,0 +1,46 @@
+//! Tables `peers` and `cidrs`: which class an address has.
+
+use super::{Address, ClassId, SetId, Versioned};
+
+/// The class of every address that no predicate in force tells from another; as a table value,
+/// "absent".
+///
+/// `peers`: hash, key [`Address`], value `Versioned<ClassId>`: the classes of pod addresses, over all
+/// policy sets of the node. Written by the agent. When it is full, every set whose decisions would
+/// need the missing peers is closed.
+pub const UNCLASSIFIED: ClassId = 0;
+
+/// Key data of `cidrs` (LPM trie), value `Versioned<ClassId>`: the class of addresses that are no
+/// pod's, per policy set. Each prefix carries the class of *all* blocks of that set which cover it
+/// (their excepts taken off), so the longest match alone is right. Written by the agent. When it is
+/// full, the sets that do not fit are closed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CidrKey {
+    /// Policy set, big-endian.
+    set_be: u32,
+    /// Address, IPv4 mapped: an IPv4 block of n bits has prefix 32 + 96 + n.
+    pub address: Address,
+}
+
+/// Bits of a whole [`CidrKey`].
+pub const CIDR_KEY_BITS: u32 = 160;
+
+const _: () = assert!(size_of::<CidrKey>() as u32 * 8 == CIDR_KEY_BITS);
+const _: () = assert!(size_of::<Versioned<ClassId>>() == 16);
+
+impl CidrKey {
+    /// Key of `address` as the policy set sees it.
+    #[inline(always)]
+    pub const fn new(set: SetId, address: Address) -> Self {
+        Self { set_be: set.to_be(), address }
+    }
+    /// The policy set.
+    pub const fn set(&self) -> SetId {
+        u32::from_be(self.set_be)
+    }
+}
+
+// SAFETY: `u32` and `Address`, no padding, every bit pattern valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for CidrKey {}

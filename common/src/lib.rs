@@ -1,0 +1,17 @@
+//! What the kernel programs, the agent and the tests share.
+//!
+//! * [`abi`]: the layout of every kernel table, with its byte order;
+//! * [`parse`]: the packet parser, one implementation for the kernel, the fuzzers and the benches;
+//! * [`flow`]: connection tracking as a pure transition function;
+//! * [`decide`]: the order of table look-ups that turns a packet into a verdict;
+//! * [`reason`]: why a packet passed or was dropped.
+//!
+//! The crate is `no_std`, does no I/O and reads no clock: packet bytes, tables and time are arguments.
+#![no_std]
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod abi;
+pub mod decide;
+pub mod flow;
+pub mod parse;
+pub mod reason;
