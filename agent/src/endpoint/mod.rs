@@ -9,5 +9,6 @@
 pub mod discover;
 pub mod links;
 pub mod netns;
+pub mod slots;
 
 pub use discover::{Assignment, Interface, LocalPod, NotFound, Scan, assign};
