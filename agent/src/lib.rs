@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod control;
+pub mod datapath;
 pub mod endpoint;
 pub mod engine;
 pub mod source;

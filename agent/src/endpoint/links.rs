@@ -175,7 +175,7 @@ fn host_link(message: &LinkMessage) -> Option<HostLink> {
             LinkAttribute::LinkNetNsId(value) => peer_nsid = Some(*value),
             LinkAttribute::Link(value) => peer_ifindex = Some(*value),
             LinkAttribute::LinkInfo(infos) => {
-                veth |= infos.contains(&LinkInfo::Kind(InfoKind::Veth))
+                veth |= infos.contains(&LinkInfo::Kind(InfoKind::Veth));
             }
             _ => {}
         }
