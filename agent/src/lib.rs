@@ -5,6 +5,7 @@ pub mod control;
 pub mod datapath;
 pub mod endpoint;
 pub mod engine;
+pub mod reconcile;
 pub mod source;
 pub mod state;
 pub mod status;

@@ -1,0 +1,3 @@
+//! Desired ↔ kernel.
+
+pub mod kernel;
