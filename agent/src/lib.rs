@@ -1,7 +1,9 @@
 //! The library of the `sluice` binary.
 
 pub mod cluster;
+pub mod convert;
 pub mod engine;
+pub mod manifest;
 
 /// The compiled tc programs.
 pub static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));
