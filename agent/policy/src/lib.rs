@@ -11,4 +11,5 @@
 pub mod diff;
 pub mod model;
 pub mod names;
+pub mod oracle;
 pub mod tables;
