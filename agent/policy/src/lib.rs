@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod diff;
+pub mod explain;
 pub mod model;
 pub mod names;
 pub mod oracle;
