@@ -2,10 +2,12 @@
 
 pub mod cluster;
 pub mod control;
+pub mod convert;
 pub mod datapath;
 pub mod endpoint;
 pub mod engine;
 pub mod reconcile;
+pub mod manifest;
 pub mod source;
 pub mod state;
 pub mod status;

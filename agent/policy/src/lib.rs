@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 
 pub mod diff;
+pub mod explain;
 pub mod model;
 pub mod names;
+pub mod oracle;
 pub mod tables;
