@@ -8,7 +8,24 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod answer;
+pub mod capacity;
+pub mod compile;
 pub mod diff;
 pub mod model;
 pub mod names;
 pub mod tables;
+
+mod arena;
+mod cidr;
+mod classes;
+mod describe;
+mod emit;
+mod owners;
+mod ports;
+mod predicates;
+mod program;
+mod rules;
+mod selector;
+mod sets;
+mod settle;

@@ -304,7 +304,10 @@ impl Block {
     ///
     /// # Errors
     /// [`ExceptOutside`] for the first except that is not.
-    pub fn new(cidr: IpNet, except: impl IntoIterator<Item = IpNet>) -> Result<Self, ExceptOutside> {
+    pub fn new(
+        cidr: IpNet,
+        except: impl IntoIterator<Item = IpNet>,
+    ) -> Result<Self, ExceptOutside> {
         let cidr = cidr.trunc();
         let except: BTreeSet<IpNet> = except.into_iter().map(|e| e.trunc()).collect();
         match except.iter().find(|e| !(cidr.contains(*e) && **e != cidr)) {
