@@ -8,9 +8,10 @@ pub mod datapath;
 pub mod endpoint;
 pub mod engine;
 pub mod manifest;
+pub mod policytest;
 pub mod reconcile;
+pub mod report;
 pub mod run;
-
 pub mod source;
 pub mod state;
 pub mod status;
