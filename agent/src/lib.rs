@@ -2,9 +2,12 @@
 
 pub mod cluster;
 pub mod control;
+pub mod convert;
 pub mod datapath;
 pub mod endpoint;
 pub mod engine;
+pub mod manifest;
+pub mod reconcile;
 pub mod source;
 pub mod state;
 pub mod status;
