@@ -1,6 +1,7 @@
 //! The library of the `sluice` binary.
 
 pub mod cluster;
+pub mod datapath;
 pub mod engine;
 
 /// The compiled tc programs.

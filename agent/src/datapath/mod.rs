@@ -1,0 +1,15 @@
+//! The kernel side as the agent sees it: the only rooms that know aya.
+//!
+//! * [`load`]: the object, its maps (new or pinned) and its two programs;
+//! * [`maps`]: typed access to the tables, and the applier of ordered operations;
+//! * [`counters`]: what became of packets;
+//! * [`events`]: records of drops.
+
+pub mod counters;
+pub mod events;
+mod generation;
+pub mod load;
+pub mod maps;
+
+pub use load::{Datapath, LoadError, LoadOptions};
+pub use maps::{KernelMaps, MapFault};
