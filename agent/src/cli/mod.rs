@@ -4,8 +4,10 @@ pub mod agent;
 pub mod completions;
 pub mod explain;
 pub mod input;
+pub mod inspect;
 pub mod matrix;
 pub mod progress;
+pub mod status;
 pub mod test;
 
 use std::io::Write as _;
@@ -39,6 +41,10 @@ pub struct Arguments {
 pub enum Command {
     /// Enforce policies on this node
     Agent(agent::AgentArguments),
+    /// Show what is enforced on this node
+    Status(status::StatusArguments),
+    /// Show what the kernel tables say of a pod
+    Inspect(inspect::InspectArguments),
     /// Run PolicyTests against policies
     Test(test::TestArguments),
     /// Show which pod reaches which
@@ -86,6 +92,8 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Agent(arguments) => agent::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Matrix(arguments) => matrix::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
