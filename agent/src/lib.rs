@@ -1,5 +1,6 @@
 //! The library of the `sluice` binary.
 
+pub mod cli;
 pub mod cluster;
 pub mod control;
 pub mod convert;
@@ -7,7 +8,9 @@ pub mod datapath;
 pub mod endpoint;
 pub mod engine;
 pub mod manifest;
+pub mod policytest;
 pub mod reconcile;
+pub mod report;
 pub mod source;
 pub mod state;
 pub mod status;
