@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod manifest;
 pub mod policytest;
+pub mod reconcile;
 pub mod report;
 pub mod source;
 pub mod state;
