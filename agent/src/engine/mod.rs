@@ -10,6 +10,7 @@ use crate::cluster::Cluster;
 pub mod model;
 pub mod opinions;
 pub mod sides;
+pub mod tables;
 
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -213,7 +214,7 @@ impl EngineKind {
     pub fn open(self) -> anyhow::Result<Vec<Box<dyn Engine>>> {
         match self {
             Self::Model => Ok(vec![Box::new(model::Model)]),
-            Self::Tables => anyhow::bail!("the engine `tables` is not in this build"),
+            Self::Tables => Ok(vec![Box::new(tables::Tables::default())]),
             Self::Kernel => anyhow::bail!("the engine `kernel` is not in this build"),
             Self::Lab => anyhow::bail!("the engine `lab` is not in this build"),
             Self::All => {
