@@ -11,7 +11,7 @@ mod programs {
 
     /// Placeholder.
     #[classifier]
-    pub fn sluice_ingress(_ctx: TcContext) -> i32 {
+    pub(crate) fn sluice_ingress(_ctx: TcContext) -> i32 {
         -1
     }
 

@@ -12,8 +12,10 @@ pub mod answer;
 pub mod capacity;
 pub mod compile;
 pub mod diff;
+pub mod explain;
 pub mod model;
 pub mod names;
+pub mod oracle;
 pub mod tables;
 
 mod arena;

@@ -1,0 +1,4 @@
+//! The kernel side.
+
+pub mod attach;
+pub mod pins;

@@ -1,0 +1,145 @@
+//! Running programs: each one is printed before it runs.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+
+use crate::machine;
+use crate::workspace::{self, TOOLCHAIN};
+
+/// Where Debian keeps the LLVM that bpf-linker is built against.
+pub(crate) const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+
+/// A program to run in the workspace's root.
+pub(crate) struct Program {
+    command: Command,
+    /// What was set on top of the inherited environment, for the printed line and for sudo.
+    environment: Vec<(&'static str, OsString)>,
+}
+
+/// `program`, found in [`search_path`].
+pub(crate) fn program(program: impl Into<OsString>) -> Program {
+    let mut command = Command::new(program.into());
+    command.current_dir(workspace::root()).env("PATH", search_path());
+    // Set by the cargo that runs xtask, with the libraries of its own toolchain.
+    command.env_remove("LD_LIBRARY_PATH");
+    Program { command, environment: Vec::new() }
+}
+
+/// Cargo of the project's toolchain.
+pub(crate) fn cargo(subcommand: &str) -> Program {
+    program("cargo").arg(format!("+{TOOLCHAIN}")).arg(subcommand)
+}
+
+/// The places where programs are looked for: LLVM, the caller's own, cargo's, the system's.
+fn search_path() -> OsString {
+    let mut places = vec![PathBuf::from(LLVM_PREFIX).join("bin")];
+    places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    places.extend(cargo_home().map(|home| home.join("bin")));
+    // Where a user who is not root has no `sbin` in the path, nft and bpftool would not be found.
+    places.extend(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    env::join_paths(places).unwrap_or_else(|_| env::var_os("PATH").unwrap_or_default())
+}
+
+/// `$CARGO_HOME`, or where it is by default.
+fn cargo_home() -> Option<PathBuf> {
+    let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home)
+}
+
+/// The file that running `name` would run.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    env::split_paths(&search_path()).map(|place| place.join(name)).find(|path| path.is_file())
+}
+
+impl Program {
+    /// Adds an argument.
+    pub(crate) fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.command.arg(argument.into());
+        self
+    }
+
+    /// Adds arguments.
+    pub(crate) fn args<A: Into<OsString>>(self, arguments: impl IntoIterator<Item = A>) -> Self {
+        arguments.into_iter().fold(self, Self::arg)
+    }
+
+    /// Sets a variable.
+    pub(crate) fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        let value = value.into();
+        self.command.env(name, &value);
+        self.environment.push((name, value));
+        self
+    }
+
+    /// The same program as root: as it is where we are root, by sudo otherwise.
+    pub(crate) fn by_root(self) -> Self {
+        if machine::is_root() {
+            return self;
+        }
+        let path = search_path();
+        let mut sudo = program("sudo");
+        if !std::io::stdin().is_terminal() {
+            // Nobody is there to type a password: fail instead of waiting for one.
+            sudo = sudo.arg("-n");
+        }
+        sudo = sudo.arg("env").arg(assignment("PATH", &path));
+        sudo = sudo.args(self.environment.iter().map(|(name, value)| assignment(name, value)));
+        sudo.arg(self.command.get_program()).args(self.command.get_args())
+    }
+
+    /// Runs it and waits; an error where it fails. Its output is the caller's, its input is empty.
+    pub(crate) fn run(mut self) -> anyhow::Result<()> {
+        let line = self.line();
+        println!("$ {line}");
+        let status = self.command.stdin(Stdio::null()).status();
+        let status = status.with_context(|| format!("cannot run `{line}`"))?;
+        if !status.success() {
+            bail!("`{line}` failed: {status}");
+        }
+        Ok(())
+    }
+
+    /// Runs it without printing it: true where it ends well.
+    pub(crate) fn succeeds(mut self) -> bool {
+        let command = self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    }
+
+    /// Runs it without printing it; its standard output, where it ends well.
+    pub(crate) fn output(mut self) -> anyhow::Result<String> {
+        let line = self.line();
+        let command = self.command.stdin(Stdio::null()).stderr(Stdio::inherit());
+        let output = command.output().with_context(|| format!("cannot run `{line}`"))?;
+        if !output.status.success() {
+            bail!("`{line}` failed: {}", output.status);
+        }
+        String::from_utf8(output.stdout).with_context(|| format!("output of `{line}`"))
+    }
+
+    /// What a person would type in the workspace's root.
+    fn line(&self) -> String {
+        let set = self.environment.iter().map(|(name, value)| assignment(name, value));
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        let words = set.chain(words.map(OsString::from));
+        words.map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn assignment(name: &str, value: &OsString) -> OsString {
+    let mut text = OsString::from(format!("{name}="));
+    text.push(value);
+    text
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./:,@%*".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}

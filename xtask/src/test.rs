@@ -1,0 +1,159 @@
+//! `cargo xtask test`: everything that CI runs.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use lexopt::Arg;
+
+use crate::process::{cargo, program};
+use crate::setup::{self, Purpose};
+use crate::{fuzz, layout, licences, lint, machine, workspace};
+
+pub(crate) const SUMMARY: &str = "run every check and test, those that need root too; what CI runs";
+pub(crate) const HELP: &str = "
+Usage: cargo xtask test [PART]...
+
+Installs what is missing, then runs the parts in this order, or only those named:
+  format     cargo fmt --check
+  layout     every crate inherits the lints, files have a bounded length
+  clippy     for the host and for bpf, warnings are errors
+  doc        rustdoc, warnings are errors
+  licences   licences, bans, sources, advisories of the dependencies
+  unit       tests that need no root
+  root       tests that need root (sudo where you are not root)
+  cases      the PolicyTests of tests/cases in every engine (root)
+  fuzz       short runs of the fuzz targets
+Goes on after a part that fails; ends with a line per part, and fails if one did.";
+
+/// Seconds that each fuzz target gets in a test run.
+const FUZZ_SECONDS: u32 = 20;
+
+/// A part: its name, and what it runs.
+type Part = (&'static str, fn() -> anyhow::Result<()>);
+
+const PARTS: &[Part] = &[
+    ("format", lint::format),
+    ("layout", layout::check),
+    ("clippy", clippy),
+    ("doc", lint::documentation),
+    ("licences", licences::check),
+    ("unit", unit),
+    ("root", root),
+    ("cases", cases),
+    ("fuzz", || fuzz::run(fuzz::TARGETS, FUZZ_SECONDS)),
+];
+
+/// How a part ended.
+struct Ending {
+    part: &'static str,
+    error: Option<anyhow::Error>,
+    took: Duration,
+}
+
+pub(crate) fn main(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
+    let mut named = Vec::new();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Arg::Value(name) => named.push(name.to_string_lossy().into_owned()),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    for name in &named {
+        if !PARTS.iter().any(|(part, _)| part == name) {
+            let known: Vec<_> = PARTS.iter().map(|(part, _)| *part).collect();
+            bail!("there is no part `{name}`; there are {}", known.join(", "));
+        }
+    }
+    setup::ensure(Purpose::Test)?;
+    let wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
+    let endings: Vec<_> = PARTS
+        .iter()
+        .filter(|(part, _)| wanted(part))
+        .map(|&(part, run)| {
+            println!("\n=== {part}");
+            let start = Instant::now();
+            let error = run().err();
+            if let Some(error) = &error {
+                println!("error: {error:#}");
+            }
+            Ending { part, error, took: start.elapsed() }
+        })
+        .collect();
+    summarise(&endings)
+}
+
+/// A line per part; an error if one failed.
+fn summarise(endings: &[Ending]) -> anyhow::Result<()> {
+    println!("\n=== summary");
+    for Ending { part, error, took } in endings {
+        let seconds = took.as_secs();
+        match error {
+            None => println!("{part:9} ok      {seconds:4} s"),
+            Some(error) => println!("{part:9} FAILED  {seconds:4} s  {error:#}"),
+        }
+    }
+    let total: Duration = endings.iter().map(|ending| ending.took).sum();
+    let failed = endings.iter().filter(|ending| ending.error.is_some()).count();
+    println!("{} of {} parts ok, {} s", endings.len() - failed, endings.len(), total.as_secs());
+    if failed > 0 {
+        bail!("{failed} of {} parts failed", endings.len());
+    }
+    Ok(())
+}
+
+fn clippy() -> anyhow::Result<()> {
+    // The second runs also when the first fails: both are worth knowing.
+    let host = lint::clippy_host();
+    lint::clippy_bpf().and(host)
+}
+
+/// Tests of every crate but `sluice-tests`, and documentation tests.
+fn unit() -> anyhow::Result<()> {
+    let scope = ["--locked", "--no-fail-fast", "--workspace", "--exclude", ROOT_TESTS];
+    cargo("test").args(scope).run()
+}
+
+/// The crate whose tests need root.
+const ROOT_TESTS: &str = "sluice-tests";
+
+/// Tests of the crate that needs root: cargo builds them as this user and runs them by sudo.
+fn root() -> anyhow::Result<()> {
+    machine::ready()?;
+    build_binary()?;
+    let mut test = cargo("test").args(["--locked", "--no-fail-fast", "--package", ROOT_TESTS]);
+    if !machine::is_root() {
+        test = test.env(runner_variable()?, "sudo -n -E");
+    }
+    test.run()
+}
+
+/// The variable by which cargo is told how to run what it built.
+fn runner_variable() -> anyhow::Result<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER"),
+        "aarch64" => Ok("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER"),
+        other => bail!("{other}: run the tests as root, sudo is not known to work here"),
+    }
+}
+
+/// The PolicyTests, in every engine.
+fn cases() -> anyhow::Result<()> {
+    let cases = workspace::root().join("tests/cases");
+    if !cases.is_dir() {
+        println!("there are no cases yet");
+        return Ok(());
+    }
+    machine::ready()?;
+    build_binary()?;
+    let binary = workspace::target_dir()?.join("debug/sluice");
+    program(binary)
+        .args(["test", "--engine", "all", "tests/cases"])
+        .by_root()
+        .run()
+        .context("the engines disagree with the cases, or with each other")
+}
+
+/// The binary that labs and the tests of the command line run.
+fn build_binary() -> anyhow::Result<()> {
+    cargo("build").args(["--locked", "--package", "sluice", "--bin", "sluice"]).run()
+}
