@@ -9,7 +9,7 @@ mod mismatch;
 use std::fmt;
 use std::net::IpAddr;
 
-pub use describe::rule_in_words;
+pub use describe::{pods_in_words, rule_in_words};
 pub use mismatch::Mismatch;
 
 use crate::model::{
