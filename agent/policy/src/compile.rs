@@ -199,13 +199,15 @@ impl Compiler {
         let shared = Arc::new(name.clone());
         if let Some((claim, addresses)) = old.and_then(|old| claims(old, &shared)) {
             for address in addresses {
-                self.owners.release(address, &claim);
+                let heir = self.owners.release(address, &claim);
+                self.reconsider(heir, work);
                 work.addresses.insert(address);
             }
         }
         if let Some((claim, addresses)) = pod.as_ref().and_then(|pod| claims(pod, &shared)) {
             for address in addresses {
-                self.owners.claim(address, claim.clone());
+                let displaced = self.owners.claim(address, claim.clone());
+                self.reconsider(displaced, work);
                 work.addresses.insert(address);
             }
         }
@@ -213,6 +215,13 @@ impl Compiler {
             work.endpoints.insert(name.clone());
         }
         self.world.apply(Change::Pod(name, pod));
+    }
+
+    /// An endpoint has the addresses that no younger pod claims: it comes to have others.
+    fn reconsider(&self, pod: Option<Arc<PodName>>, work: &mut Work) {
+        if let Some(pod) = pod.filter(|pod| self.world.endpoints.contains_key(&**pod)) {
+            work.endpoints.insert(PodName::clone(&pod));
+        }
     }
 
     fn take_in_policy(&mut self, name: PolicyName, policy: Option<Policy>, work: &mut Work) {

@@ -191,9 +191,11 @@ impl Compiler {
         let pod = self.world.pods.get(name)?;
         let sets = self.governed.get(name)?;
         let number = |set: Option<SetIndex>| set.and_then(|set| self.set_number(set));
+        // Without those that a younger pod has by now: they are not its own any more.
         let address = |is_v4: bool| {
             let found = pod.addresses.iter().find(|address| address.is_ipv4() == is_v4);
-            found.map_or(Address::UNSPECIFIED, |address| Address::from(*address))
+            let found = found.map(|address| Address::from(*address));
+            found.filter(|a| self.owners.of(a) == Some(name)).unwrap_or(Address::UNSPECIFIED)
         };
         Some(Endpoint {
             sets: sets.map(|set| number(set).unwrap_or(SET_NONE)),
