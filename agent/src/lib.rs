@@ -10,6 +10,7 @@ pub mod engine;
 pub mod manifest;
 pub mod policytest;
 pub mod report;
+pub mod reconcile;
 pub mod source;
 pub mod state;
 pub mod status;

@@ -121,19 +121,10 @@ fn root() -> anyhow::Result<()> {
     machine::ready()?;
     build_binary()?;
     let mut test = cargo("test").args(["--locked", "--no-fail-fast", "--package", ROOT_TESTS]);
-    if !machine::is_root() {
-        test = test.env(runner_variable()?, "sudo -n -E");
+    if let Some((variable, sudo)) = machine::cargo_runner()? {
+        test = test.env(variable, sudo);
     }
     test.run()
-}
-
-/// The variable by which cargo is told how to run what it built.
-fn runner_variable() -> anyhow::Result<&'static str> {
-    match std::env::consts::ARCH {
-        "x86_64" => Ok("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER"),
-        "aarch64" => Ok("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER"),
-        other => bail!("{other}: run the tests as root, sudo is not known to work here"),
-    }
 }
 
 /// The PolicyTests, in every engine.

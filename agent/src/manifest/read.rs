@@ -82,7 +82,10 @@ pub fn read(path: &Path) -> Vec<Result<Text, ReadError>> {
 }
 
 /// The manifests that a path stands for.
-fn find(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
+///
+/// # Errors
+/// [`ReadError`]; [`ReadError::Empty`] for a directory without any.
+pub fn find(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
     if !std::fs::metadata(path).map_err(|e| ReadError::io(path, e))?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -114,7 +117,11 @@ fn search(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()
     Ok(())
 }
 
-fn read_file(path: &Path) -> Result<Text, ReadError> {
+/// Reads one manifest.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn read_file(path: &Path) -> Result<Text, ReadError> {
     let name = path.display().to_string();
     let file = std::fs::File::open(path).map_err(|e| ReadError::io(path, e))?;
     let text = decode(&name, file)?;
