@@ -1,5 +1,6 @@
 //! The library of the `sluice` binary.
 
+pub mod cli;
 pub mod cluster;
 pub mod control;
 pub mod convert;
@@ -8,6 +9,8 @@ pub mod endpoint;
 pub mod engine;
 pub mod manifest;
 pub mod reconcile;
+pub mod policytest;
+pub mod report;
 pub mod source;
 pub mod state;
 pub mod status;

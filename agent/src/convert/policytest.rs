@@ -50,8 +50,8 @@ pub struct ProbeLine {
     pub protocol: ProbeProtocol,
     /// To which port; 0 for ICMP.
     pub port: u16,
-    /// Over which family.
-    pub family: Family,
+    /// Over which family; absent: that of an address among the ends, else IPv4.
+    pub family: Option<Family>,
     /// What should become of it; absent: it is only reported.
     pub expect: Option<ProbeVerdict>,
     /// The connection was opened in the step before.
@@ -298,14 +298,15 @@ pub fn protocol(text: Option<&str>) -> Result<ProbeProtocol, String> {
     }
 }
 
-/// `IPv4` (where omitted) or `IPv6`.
+/// `IPv4` or `IPv6`.
 ///
 /// # Errors
 /// The reason, in words.
-pub fn family(text: Option<&str>) -> Result<Family, String> {
+pub fn family(text: Option<&str>) -> Result<Option<Family>, String> {
     match text {
-        None | Some("IPv4") => Ok(Family::IPv4),
-        Some("IPv6") => Ok(Family::IPv6),
+        None => Ok(None),
+        Some("IPv4") => Ok(Some(Family::IPv4)),
+        Some("IPv6") => Ok(Some(Family::IPv6)),
         Some(other) => Err(format!("unknown family `{other}`: must be IPv4 or IPv6")),
     }
 }
