@@ -11,6 +11,8 @@ pub mod manifest;
 pub mod reconcile;
 pub mod policytest;
 pub mod report;
+pub mod run;
+
 pub mod source;
 pub mod state;
 pub mod status;
