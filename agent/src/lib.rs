@@ -7,6 +7,7 @@ pub mod convert;
 pub mod datapath;
 pub mod endpoint;
 pub mod engine;
+pub mod lab;
 pub mod manifest;
 pub mod reconcile;
 pub mod policytest;
