@@ -1,11 +1,14 @@
 //! The command line: one file per command, and what they have in common.
 
+pub mod agent;
 pub mod completions;
 pub mod explain;
 pub mod input;
 pub mod lab;
+pub mod inspect;
 pub mod matrix;
 pub mod progress;
+pub mod status;
 pub mod test;
 
 use std::io::Write as _;
@@ -37,6 +40,12 @@ pub struct Arguments {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Enforce policies on this node
+    Agent(agent::AgentArguments),
+    /// Show what is enforced on this node
+    Status(status::StatusArguments),
+    /// Show what the kernel tables say of a pod
+    Inspect(inspect::InspectArguments),
     /// Run PolicyTests against policies
     Test(test::TestArguments),
     /// Show which pod reaches which
@@ -85,6 +94,9 @@ impl From<anyhow::Error> for Failure {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
+        Command::Agent(arguments) => agent::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Matrix(arguments) => matrix::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
