@@ -11,6 +11,7 @@ pub mod lab;
 pub mod model;
 pub mod opinions;
 pub mod sides;
+pub mod tables;
 
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -214,7 +215,7 @@ impl EngineKind {
     pub fn open(self) -> anyhow::Result<Vec<Box<dyn Engine>>> {
         match self {
             Self::Model => Ok(vec![Box::new(model::Model)]),
-            Self::Tables => anyhow::bail!("the engine `tables` is not in this build"),
+            Self::Tables => Ok(vec![Box::new(tables::Tables::default())]),
             Self::Kernel => anyhow::bail!("the engine `kernel` is not in this build"),
             Self::Lab => Ok(vec![Box::new(lab::LabEngine::new(std::env::current_exe()?))]),
             Self::All => {
