@@ -1,8 +1,13 @@
 //! The library of the `sluice` binary.
 
 pub mod cluster;
+pub mod control;
 pub mod datapath;
+pub mod endpoint;
 pub mod engine;
+pub mod source;
+pub mod state;
+pub mod status;
 
 /// The compiled tc programs.
 pub static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice-ebpf"));

@@ -1,12 +1,21 @@
 //! From what the kernel holds to what it should hold: ordered operations.
+//!
+//! Order: every stage, then one flip, then the removals. A staged value is invisible, the flip shows
+//! all of them in one write, and what is removed says the same as what remains. So after any prefix
+//! of the operations a packet meets the old tables or the new ones, whole.
+//!
+//! In the tries it is not enough to give each entry its two values, since a new entry hides what
+//! covers it and a removed one uncovers it. A new entry's old version therefore repeats what the old
+//! tables say for its prefix, and an entry that is to go takes as its new version what the new tables
+//! say for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_common::abi::{
     Address, CidrKey, ClassId, Decision, DecisionKey, Endpoint, RuleId, Versioned,
 };
 
-use crate::tables::Prefix;
+use crate::tables::{Prefix, Tables, Touched, TrieKey, longest_cover};
 
 /// One write to the kernel. Any prefix of a diff's operations leaves every packet with its old
 /// verdict (up to [`Op::Flip`]) or its new one (from there on).
@@ -46,4 +55,191 @@ pub struct KernelState {
     pub cidrs: BTreeMap<Prefix<CidrKey>, Versioned<ClassId>>,
     /// `decisions`.
     pub decisions: BTreeMap<Prefix<DecisionKey>, Versioned<Decision>>,
+}
+
+impl KernelState {
+    /// Takes in one write, as the kernel does.
+    pub fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::Endpoint(slot, value) => {
+                self.endpoints.insert(slot, value);
+            }
+            Op::Peer(address, value) => {
+                self.peers.insert(address, value);
+            }
+            Op::Cidr(prefix, value) => {
+                self.cidrs.insert(prefix, value);
+            }
+            Op::Decision(prefix, value) => {
+                self.decisions.insert(prefix, value);
+            }
+            Op::ResetRule(_) => {}
+            Op::Flip(generation) => self.generation = generation,
+            Op::RemovePeer(address) => {
+                self.peers.remove(&address);
+            }
+            Op::RemoveCidr(prefix) => {
+                self.cidrs.remove(&prefix);
+            }
+            Op::RemoveDecision(prefix) => {
+                self.decisions.remove(&prefix);
+            }
+        }
+    }
+
+    /// What a packet sees now. The tries keep entries that are absent at this generation: they hide
+    /// what covers them from a packet too.
+    pub fn view(&self) -> Tables {
+        let generation = self.generation;
+        let endpoints = self.endpoints.iter().map(|(slot, e)| (*slot, *e.at(generation)));
+        let peers = self.peers.iter().map(|(address, class)| (*address, *class.at(generation)));
+        Tables {
+            endpoints: endpoints.filter(|(_, e)| e.is_present()).collect(),
+            peers: peers.filter(|(_, class)| *class != ClassId::default()).collect(),
+            cidrs: self.cidrs.iter().map(|(p, class)| (*p, *class.at(generation))).collect(),
+            decisions: self.decisions.iter().map(|(p, d)| (*p, *d.at(generation))).collect(),
+        }
+    }
+}
+
+/// The operations that bring the kernel to `desired`: none where nothing is to be done.
+///
+/// `touched` names the keys to look at: all that may differ, which holds for what
+/// [`Compiler::apply`](crate::compile::Compiler::apply) returns if the kernel held the compiler's
+/// tables before. `None` compares everything (first load, heal); counters that are to be zeroed are
+/// named by `touched` only.
+pub fn diff(kernel: &KernelState, desired: &Tables, touched: Option<&Touched>) -> Vec<Op> {
+    let generation = kernel.generation;
+    let mut ops = Vec::new();
+    let mut removals = Vec::new();
+    if let Some(touched) = touched {
+        ops.extend(touched.rules.iter().map(|rule| Op::ResetRule(*rule)));
+    }
+    let resets = ops.len();
+
+    let cidrs = Trie {
+        generation,
+        kernel: &kernel.cidrs,
+        desired: &desired.cidrs,
+        stage: Op::Cidr,
+        remove: Op::RemoveCidr,
+    };
+    cidrs.diff(touched.map(|t| &t.cidrs), &mut ops, &mut removals);
+    let decisions = Trie {
+        generation,
+        kernel: &kernel.decisions,
+        desired: &desired.decisions,
+        stage: Op::Decision,
+        remove: Op::RemoveDecision,
+    };
+    decisions.diff(touched.map(|t| &t.decisions), &mut ops, &mut removals);
+
+    for address in keys(&kernel.peers, &desired.peers, touched.map(|t| &t.peers)) {
+        let (held, class) = (kernel.peers.get(&address), desired.peers.get(&address));
+        let target = class.copied().unwrap_or_default();
+        if held.is_some() || class.is_some() {
+            ops.extend(stage(held, generation, target).map(|value| Op::Peer(address, value)));
+        }
+        if held.is_some() && class.is_none() {
+            removals.push(Op::RemovePeer(address));
+        }
+    }
+    for slot in keys(&kernel.endpoints, &desired.endpoints, touched.map(|t| &t.endpoints)) {
+        let target = desired.endpoints.get(&slot).copied().unwrap_or_default();
+        let staged = stage(kernel.endpoints.get(&slot), generation, target);
+        ops.extend(staged.map(|value| Op::Endpoint(slot, value)));
+    }
+
+    // Right values that were staged but never shown (a crash before the flip) need the flip too.
+    if ops.len() > resets || kernel.shows_otherwise_at_next(touched) {
+        ops.push(Op::Flip(generation.saturating_add(1)));
+    }
+    ops.append(&mut removals);
+    ops
+}
+
+impl KernelState {
+    /// True if a flip alone would change what packets see of the keys in question.
+    fn shows_otherwise_at_next(&self, touched: Option<&Touched>) -> bool {
+        let generation = self.generation;
+        pending(&self.endpoints, generation, touched.map(|t| &t.endpoints))
+            || pending(&self.peers, generation, touched.map(|t| &t.peers))
+            || pending(&self.cidrs, generation, touched.map(|t| &t.cidrs))
+            || pending(&self.decisions, generation, touched.map(|t| &t.decisions))
+    }
+}
+
+fn pending<K: Ord, V: Copy + Default + PartialEq>(
+    held: &BTreeMap<K, Versioned<V>>,
+    generation: u32,
+    touched: Option<&BTreeSet<K>>,
+) -> bool {
+    let differs = |v: &Versioned<V>| v.at(generation) != v.at(generation.saturating_add(1));
+    match touched {
+        Some(keys) => keys.iter().filter_map(|key| held.get(key)).any(differs),
+        None => held.values().any(differs),
+    }
+}
+
+/// The keys to look at, in order.
+fn keys<K: Ord + Copy, A, B>(
+    kernel: &BTreeMap<K, A>,
+    desired: &BTreeMap<K, B>,
+    touched: Option<&BTreeSet<K>>,
+) -> Vec<K> {
+    match touched {
+        Some(keys) => keys.iter().copied().collect(),
+        None => {
+            let mut all: Vec<K> = kernel.keys().chain(desired.keys()).copied().collect();
+            all.sort();
+            all.dedup();
+            all
+        }
+    }
+}
+
+/// The write that makes readers see `target` from the next generation on; `None` where they do so
+/// anyhow, now and later. What a crashed agent has left for a later generation is overwritten.
+fn stage<V: Copy + Default + PartialEq>(
+    held: Option<&Versioned<V>>,
+    generation: u32,
+    target: V,
+) -> Option<Versioned<V>> {
+    let held = held.copied().unwrap_or_default();
+    let next = generation.saturating_add(1);
+    let settled = *held.at(next) == target && *held.at(u32::MAX) == target;
+    (!settled).then(|| held.stage(generation, target))
+}
+
+/// One trie: what it holds, what it should hold, and how to write it.
+struct Trie<'a, K, V> {
+    generation: u32,
+    kernel: &'a BTreeMap<Prefix<K>, Versioned<V>>,
+    desired: &'a BTreeMap<Prefix<K>, V>,
+    stage: fn(Prefix<K>, Versioned<V>) -> Op,
+    remove: fn(Prefix<K>) -> Op,
+}
+
+impl<K: TrieKey, V: Copy + Default + PartialEq> Trie<'_, K, V> {
+    fn diff(&self, touched: Option<&BTreeSet<Prefix<K>>>, ops: &mut Vec<Op>, gone: &mut Vec<Op>) {
+        for prefix in keys(self.kernel, self.desired, touched) {
+            let staged = match (self.kernel.get(&prefix), self.desired.get(&prefix)) {
+                (None, None) => None,
+                (Some(held), Some(target)) => stage(Some(held), self.generation, *target),
+                (None, Some(target)) => Some(self.stage_new(prefix, *target)),
+                (Some(held), None) => {
+                    gone.push((self.remove)(prefix));
+                    let target = longest_cover(self.desired, prefix).map(|(_, value)| *value);
+                    stage(Some(held), self.generation, target.unwrap_or_default())
+                }
+            };
+            ops.extend(staged.map(|value| (self.stage)(prefix, value)));
+        }
+    }
+
+    fn stage_new(&self, prefix: Prefix<K>, target: V) -> Versioned<V> {
+        let covering = longest_cover(self.kernel, prefix);
+        let before = covering.map(|(_, value)| *value.at(self.generation)).unwrap_or_default();
+        Versioned::staged(before, self.generation.saturating_add(1), target)
+    }
 }

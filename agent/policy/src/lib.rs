@@ -8,7 +8,26 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod answer;
+pub mod capacity;
+pub mod compile;
 pub mod diff;
+pub mod explain;
 pub mod model;
 pub mod names;
+pub mod oracle;
 pub mod tables;
+
+mod arena;
+mod cidr;
+mod classes;
+mod describe;
+mod emit;
+mod owners;
+mod ports;
+mod predicates;
+mod program;
+mod rules;
+mod selector;
+mod sets;
+mod settle;

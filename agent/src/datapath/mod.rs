@@ -2,14 +2,17 @@
 //!
 //! * [`load`]: the object, its maps (new or pinned) and its two programs;
 //! * [`maps`]: typed access to the tables, and the applier of ordered operations;
+//! * [`attach`], [`pins`]: programs on the pods' interfaces, and what outlives the agent;
 //! * [`counters`]: what became of packets;
 //! * [`events`]: records of drops.
 
+pub mod attach;
 pub mod counters;
 pub mod events;
 mod generation;
 pub mod load;
 pub mod maps;
+pub mod pins;
 
 pub use load::{Datapath, LoadError, LoadOptions};
 pub use maps::{KernelMaps, MapFault};

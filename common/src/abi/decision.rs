@@ -14,7 +14,7 @@ use super::{ClassId, RuleId, SetId};
 /// not tell this class from any other" and the caller asks again for class
 /// [`super::UNCLASSIFIED`]. A set without even that is unknown: fail closed.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DecisionKey {
     /// Policy set, big-endian, so that the trie's bit order is the numeric order.
     set_be: u32,
@@ -63,6 +63,20 @@ impl DecisionKey {
     /// The port, in host order.
     pub const fn port(&self) -> u16 {
         u32::from_be(self.protocol_port_be) as u16
+    }
+}
+
+/// In the order of the trie's bits: by set, class, protocol, port.
+impl Ord for DecisionKey {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        let fields = |k: &Self| (k.set(), k.class(), u32::from_be(k.protocol_port_be));
+        fields(self).cmp(&fields(other))
+    }
+}
+
+impl PartialOrd for DecisionKey {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
     }
 }
 

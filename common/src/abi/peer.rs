@@ -15,7 +15,7 @@ pub const UNCLASSIFIED: ClassId = 0;
 /// (their excepts taken off), so the longest match alone is right. Written by the agent. When it is
 /// full, the sets that do not fit are closed.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CidrKey {
     /// Policy set, big-endian.
     set_be: u32,
@@ -38,6 +38,19 @@ impl CidrKey {
     /// The policy set.
     pub const fn set(&self) -> SetId {
         u32::from_be(self.set_be)
+    }
+}
+
+/// In the order of the trie's bits: by set, then address.
+impl Ord for CidrKey {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        (self.set(), self.address).cmp(&(other.set(), other.address))
+    }
+}
+
+impl PartialOrd for CidrKey {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
     }
 }
 

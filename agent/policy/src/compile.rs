@@ -1,0 +1,344 @@
+//! The compiler: it keeps the desired tables in step with the world.
+//!
+//! A change is taken in ([`Compiler::apply`]), its consequences are followed until nothing is left to
+//! do (`settle`), and what came out is written into the tables with their numbers (`emit`). Only what
+//! a change can reach is looked at again:
+//!
+//! | change | looked at again |
+//! |---|---|
+//! | pod | the classes of its addresses; its sets, if it is an endpoint |
+//! | namespace | the same for its pods |
+//! | policy | the sets of the endpoints it selects, and all sets that contain it |
+//! | endpoint | its sets |
+//! | set or rule in force, or no more | its entries; the classes of the pods that its peers select |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use sluice_common::abi::{Address, ClassId, SetId};
+
+use crate::capacity::{Capacity, Overflow, Shortage, Table};
+use crate::classes::{ClassIndex, Classes};
+use crate::emit::Output;
+use crate::model::{
+    Change, Direction, Labels, LocalEndpoint, Pod, PodName, Policy, PolicyName, RuleName, World,
+};
+use crate::names::{Names, Numbers};
+use crate::owners::{Claim, Owners};
+use crate::predicates::Predicates;
+use crate::rules::Lists;
+use crate::selector::{SelectorIndex, Subject};
+use crate::sets::{SetIndex, Sets};
+use crate::settle::Work;
+use crate::tables::{Tables, Touched};
+
+/// The world, and the tables that it asks for.
+#[derive(Debug)]
+pub struct Compiler {
+    pub(crate) world: World,
+    pub(crate) capacity: Capacity,
+    pub(crate) tables: Tables,
+    pub(crate) names: Names,
+    pub(crate) overflows: Vec<Overflow>,
+    pub(crate) numbers: AllNumbers,
+    pub(crate) owners: Owners,
+    /// The policies, by the pods that they apply to.
+    pub(crate) subjects: SelectorIndex<PolicyName>,
+    pub(crate) predicates: Predicates,
+    pub(crate) classes: Classes,
+    /// The pod addresses that have a class of their own.
+    pub(crate) peers: BTreeMap<Address, ClassIndex>,
+    pub(crate) lists: Lists,
+    pub(crate) sets: Sets,
+    /// The sets of each endpoint, by [`Direction`].
+    pub(crate) governed: BTreeMap<PodName, [Option<SetIndex>; 2]>,
+    /// The endpoints that claim a slot; more than one only by mistake, and then the first has it.
+    pub(crate) slots: BTreeMap<u32, BTreeSet<PodName>>,
+}
+
+/// Who has which number.
+#[derive(Debug)]
+pub(crate) struct AllNumbers {
+    pub(crate) sets: Numbers<String>,
+    pub(crate) classes: Numbers<String>,
+    pub(crate) rules: Numbers<RuleName>,
+}
+
+/// The compiler of a world, from nothing. The same for equal worlds.
+pub fn compile(world: &World, capacity: Capacity) -> Compiler {
+    let mut compiler = Compiler::new(capacity, Names::default());
+    compiler.apply(changes(world));
+    compiler
+}
+
+/// A world as changes from an empty one, in the order that costs the compiler least.
+fn changes(world: &World) -> impl Iterator<Item = Change> {
+    let namespaces = world.namespaces.iter();
+    let namespaces = namespaces.map(|(name, v)| Change::Namespace(name.clone(), Some(v.clone())));
+    let pods = world.pods.iter().map(|(name, v)| Change::Pod(name.clone(), Some(v.clone())));
+    let policies = world.policies.iter();
+    let policies = policies.map(|(name, v)| Change::Policy(name.clone(), Some(v.clone())));
+    let endpoints = world.endpoints.iter();
+    let endpoints = endpoints.map(|(name, v)| Change::Endpoint(name.clone(), Some(*v)));
+    namespaces.chain(pods).chain(policies).chain(endpoints)
+}
+
+impl Compiler {
+    /// Of an empty world. What `names` (of the last run; else `Names::default()`) says keeps its
+    /// number if it comes with the first call of [`Self::apply`].
+    pub fn new(capacity: Capacity, names: Names) -> Self {
+        let numbers = AllNumbers {
+            sets: Numbers::new(&names.sets),
+            classes: Numbers::new(&names.classes),
+            rules: Numbers::new(&names.rules),
+        };
+        Self {
+            world: World::default(),
+            capacity,
+            tables: Tables::default(),
+            names: Names::default(),
+            overflows: Vec::new(),
+            numbers,
+            owners: Owners::default(),
+            subjects: SelectorIndex::default(),
+            predicates: Predicates::default(),
+            classes: Classes::default(),
+            peers: BTreeMap::new(),
+            lists: Lists::default(),
+            sets: Sets::default(),
+            governed: BTreeMap::new(),
+            slots: BTreeMap::new(),
+        }
+    }
+
+    /// Takes changes in, all at once, and says which table keys may have got another value.
+    ///
+    /// While something does not fit ([`Self::overflows`]), every change begins with all sets open, and
+    /// costs as much as compiling the closed ones again.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Touched {
+        let mut work = Work::default();
+        for change in changes {
+            self.take_in(change, &mut work);
+        }
+        if work.is_empty() {
+            return Touched::default();
+        }
+        let mut output = Output::default();
+        self.reopen(&mut work);
+        self.settle(&mut work, &mut output);
+        while let Some((set, shortage)) = self.shortage() {
+            self.shut(set, &mut work);
+            self.sets.get_mut(set).closed = Some(shortage);
+            self.settle(&mut work, &mut output);
+        }
+        self.note_overflows();
+        self.emit(output)
+    }
+
+    /// What the kernel tables should hold.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// What the tables' numbers stand for.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Everything that was applied.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// The endpoints and directions that are closed because they do not fit, in order.
+    pub fn overflows(&self) -> &[Overflow] {
+        &self.overflows
+    }
+
+    /// True if at least one NetworkPolicy selects the endpoint in a direction.
+    pub fn is_isolated(&self, pod: &PodName, direction: Direction) -> bool {
+        let Some(sets) = self.governed.get(pod) else { return false };
+        sets[direction as usize].is_some_and(|set| {
+            let mut policies = self.sets.get(set).key.policies.iter();
+            policies.any(|name| {
+                let policy = self.world.policies.get(name);
+                policy.is_some_and(|policy| policy.tier == crate::model::Tier::NetworkPolicy)
+            })
+        })
+    }
+
+    fn take_in(&mut self, change: Change, work: &mut Work) {
+        match change {
+            Change::Namespace(name, labels) => self.take_in_namespace(name, labels, work),
+            Change::Pod(name, pod) => self.take_in_pod(name, pod, work),
+            Change::Policy(name, policy) => self.take_in_policy(name, policy, work),
+            Change::Endpoint(name, endpoint) => self.take_in_endpoint(name, endpoint, work),
+        }
+    }
+
+    fn take_in_namespace(&mut self, name: String, labels: Option<Labels>, work: &mut Work) {
+        if self.world.namespaces.get(&name) == labels.as_ref() {
+            return;
+        }
+        let first = PodName { namespace: name.clone(), name: String::new() };
+        let pods = self.world.pods.range(first..).take_while(|(pod, _)| pod.namespace == name);
+        for (pod_name, pod) in pods {
+            work.addresses.extend(pod.addresses.iter().map(|address| Address::from(*address)));
+            if self.world.endpoints.contains_key(pod_name) {
+                work.endpoints.insert(pod_name.clone());
+            }
+        }
+        self.world.apply(Change::Namespace(name, labels));
+    }
+
+    fn take_in_pod(&mut self, name: PodName, pod: Option<Pod>, work: &mut Work) {
+        let old = self.world.pods.get(&name);
+        if old == pod.as_ref() {
+            return;
+        }
+        let shared = Arc::new(name.clone());
+        if let Some((claim, addresses)) = old.and_then(|old| claims(old, &shared)) {
+            for address in addresses {
+                self.owners.release(address, &claim);
+                work.addresses.insert(address);
+            }
+        }
+        if let Some((claim, addresses)) = pod.as_ref().and_then(|pod| claims(pod, &shared)) {
+            for address in addresses {
+                self.owners.claim(address, claim.clone());
+                work.addresses.insert(address);
+            }
+        }
+        if self.world.endpoints.contains_key(&name) {
+            work.endpoints.insert(name.clone());
+        }
+        self.world.apply(Change::Pod(name, pod));
+    }
+
+    fn take_in_policy(&mut self, name: PolicyName, policy: Option<Policy>, work: &mut Work) {
+        let old = self.world.policies.get(&name);
+        if old == policy.as_ref() {
+            return;
+        }
+        let subjects = [old, policy.as_ref()];
+        let subjects: BTreeSet<_> = subjects.into_iter().flatten().map(|p| &p.subject).collect();
+        for endpoint in self.world.endpoints.keys() {
+            let Some(pod) = self.world.pods.get(endpoint) else { continue };
+            let subject = Subject::new(&self.world, &endpoint.namespace, &pod.labels);
+            if subjects.iter().any(|selector| subject.is_selected_by(selector)) {
+                work.endpoints.insert(endpoint.clone());
+            }
+        }
+        if let Some(old) = old {
+            self.subjects.remove(&old.subject, &name);
+        }
+        if let Some(new) = &policy {
+            self.subjects.insert(&new.subject, &name);
+        }
+        work.policies.insert(name.clone());
+        self.world.apply(Change::Policy(name, policy));
+    }
+
+    fn take_in_endpoint(
+        &mut self,
+        name: PodName,
+        endpoint: Option<LocalEndpoint>,
+        work: &mut Work,
+    ) {
+        let old = self.world.endpoints.get(&name);
+        if old == endpoint.as_ref() {
+            return;
+        }
+        if let Some(old) = old {
+            work.slots.insert(old.slot);
+            if let Some(claims) = self.slots.get_mut(&old.slot) {
+                claims.remove(&name);
+                if claims.is_empty() {
+                    self.slots.remove(&old.slot);
+                }
+            }
+        }
+        if let Some(new) = &endpoint {
+            work.slots.insert(new.slot);
+            self.slots.entry(new.slot).or_default().insert(name.clone());
+        }
+        work.endpoints.insert(name.clone());
+        self.world.apply(Change::Endpoint(name, endpoint));
+    }
+
+    /// The set to close next, if something does not fit.
+    fn shortage(&self) -> Option<(SetIndex, Shortage)> {
+        let open = || self.sets.iter().filter(|(_, set)| set.is_open());
+        let cidrs = open().map(|(_, set)| set.cidrs).sum();
+        let decisions = open().flat_map(|(_, set)| set.decisions.values()).sum();
+        let usage = [
+            (Table::Peers, self.peers.len(), self.capacity.peers),
+            (Table::Cidrs, cidrs, self.capacity.cidrs),
+            (Table::Decisions, decisions, self.capacity.decisions),
+            (Table::Rules, self.lists.rules, self.capacity.rules.saturating_sub(1)),
+        ];
+        let (table, needed, capacity) =
+            usage.into_iter().find(|(_, needed, capacity)| needed > capacity)?;
+        let weighed = open().map(|(index, set)| (self.weight(index, table), &set.key, index));
+        let (_, _, set) = weighed.max()?;
+        Some((set, Shortage { table, needed, capacity }))
+    }
+
+    /// How much of a table a set needs, shared or not.
+    fn weight(&self, index: SetIndex, table: Table) -> usize {
+        let set = self.sets.get(index);
+        match table {
+            Table::Cidrs => set.cidrs,
+            Table::Decisions => set.decisions.values().sum(),
+            Table::Rules => set.program.len(),
+            Table::Peers => {
+                let classes = self.pod_classes_of(index);
+                classes.into_iter().map(|class| self.classes.get(class).pods).sum()
+            }
+            Table::Endpoints => 0,
+        }
+    }
+
+    fn note_overflows(&mut self) {
+        let mut overflows = Vec::new();
+        let directions = [Direction::Ingress, Direction::Egress];
+        for (pod, sets) in &self.governed {
+            for (set, direction) in sets.iter().zip(directions) {
+                if let Some(shortage) = set.and_then(|set| self.sets.get(set).closed) {
+                    overflows.push(Overflow { pod: pod.clone(), direction, shortage });
+                }
+            }
+        }
+        let capacity = self.capacity.endpoints;
+        for (slot, pods) in self.slots.iter().filter(|(slot, _)| !self.has_room_for(**slot)) {
+            let shortage = Shortage { table: Table::Endpoints, needed: *slot as usize, capacity };
+            for (pod, direction) in pods.iter().flat_map(|pod| directions.map(|d| (pod, d))) {
+                overflows.push(Overflow { pod: pod.clone(), direction, shortage });
+            }
+        }
+        overflows.sort_unstable();
+        self.overflows = overflows;
+    }
+
+    /// True if `endpoints` has this slot.
+    pub(crate) fn has_room_for(&self, slot: u32) -> bool {
+        (1..=self.capacity.endpoints).contains(&(slot as usize))
+    }
+
+    /// The number of a set in the tables.
+    pub(crate) fn set_number(&self, index: SetIndex) -> Option<SetId> {
+        self.sets.get(index).number
+    }
+
+    /// The number of a class in the tables.
+    pub(crate) fn class_number(&self, index: ClassIndex) -> Option<ClassId> {
+        self.classes.get(index).number
+    }
+}
+
+/// The addresses that a pod claims, as a peer; none with host network.
+fn claims(pod: &Pod, name: &Arc<PodName>) -> Option<(Claim, impl Iterator<Item = Address>)> {
+    let claim = Claim { created: pod.created, pod: Arc::clone(name) };
+    let addresses = pod.addresses.iter().map(|address| Address::from(*address));
+    (!pod.host_network).then_some((claim, addresses))
+}

@@ -1,0 +1,275 @@
+//! Writing what settled into the tables: old numbers out, new numbers given, entries in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use sluice_common::abi::{
+    Address, CidrKey, ClassId, Decision, DecisionKey, Endpoint, EndpointFlags, RULE_DEFAULT,
+    SET_NONE, SetId,
+};
+
+use crate::classes::ClassIndex;
+use crate::compile::Compiler;
+use crate::describe;
+use crate::model::{PodName, RuleName};
+use crate::ports::PortEntry;
+use crate::predicates::PredicateId;
+use crate::rules::ListId;
+use crate::sets::SetIndex;
+use crate::tables::{Prefix, Touched};
+
+/// What must be written into the tables.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    pub(crate) slots: BTreeSet<u32>,
+    pub(crate) addresses: BTreeSet<Address>,
+    /// All of a set's entries in `cidrs`, ascending.
+    pub(crate) cidrs: BTreeMap<SetIndex, Vec<(Prefix<Address>, ClassIndex)>>,
+    /// All entries in `decisions` of a set and a class.
+    pub(crate) decisions: BTreeMap<(SetIndex, ClassIndex), Vec<PortEntry>>,
+    /// Classes whose use may have begun or ended.
+    pub(crate) classes: BTreeSet<ClassIndex>,
+    pub(crate) unused_sets: BTreeSet<SetIndex>,
+    pub(crate) unused_predicates: BTreeSet<PredicateId>,
+}
+
+impl Compiler {
+    /// Brings tables and names up to date.
+    pub(crate) fn emit(&mut self, output: Output) -> Touched {
+        let mut touched = Touched::default();
+        self.clear_emptied(&output, &mut touched);
+        self.free_numbers(&output);
+        self.number_sets(&output);
+        self.number_classes(&output);
+        self.number_rules(&mut touched);
+        self.write_cidrs(&output, &mut touched);
+        self.write_decisions(&output, &mut touched);
+        self.write_peers(&output, &mut touched);
+        self.write_endpoints(&output, &mut touched);
+        self.forget(output);
+        touched
+    }
+
+    /// Takes out the entries of what has none any more, while it still has its number.
+    fn clear_emptied(&mut self, output: &Output, touched: &mut Touched) {
+        for (set, _) in output.cidrs.iter().filter(|(_, cidrs)| cidrs.is_empty()) {
+            if let Some(number) = self.set_number(*set) {
+                replace(&mut self.tables.cidrs, cidrs_of(number), &[], &mut touched.cidrs);
+            }
+        }
+        for ((set, class), _) in output.decisions.iter().filter(|(_, entries)| entries.is_empty()) {
+            if let Some((set, class)) = self.set_number(*set).zip(self.class_number(*class)) {
+                let range = decisions_of(set, class);
+                replace(&mut self.tables.decisions, range, &[], &mut touched.decisions);
+            }
+        }
+    }
+
+    fn free_numbers(&mut self, output: &Output) {
+        for set in &output.unused_sets {
+            if let Some(number) = self.sets.get_mut(*set).number.take() {
+                self.names.sets.remove(&number);
+                self.numbers.sets.free(number);
+            }
+        }
+        for class in output.classes.iter().filter(|class| **class != ClassIndex::NONE) {
+            let class = self.classes.get_mut(*class);
+            if !class.is_used()
+                && let Some(number) = class.number.take()
+            {
+                self.names.classes.remove(&number);
+                self.numbers.classes.free(number);
+            }
+        }
+        for id in self.lists.unnumbered.clone() {
+            let list = self.lists.get_mut(id);
+            let rules = list.rules.len();
+            for number in list.numbers.drain(rules.min(list.numbers.len())..) {
+                self.names.rules.remove(&number);
+                self.numbers.rules.free(number);
+            }
+        }
+    }
+
+    fn number_sets(&mut self, output: &Output) {
+        let fresh = output.cidrs.keys().filter(|index| {
+            let set = self.sets.get(**index);
+            set.number.is_none() && set.users > 0
+        });
+        let fresh: Vec<(String, SetIndex)> =
+            fresh.map(|index| (describe::set(&self.sets.get(*index).key), *index)).collect();
+        self.numbers.sets.give(fresh, |description, index, given| {
+            self.sets.get_mut(index).number = Some(given.number);
+            self.names.sets.insert(given.number, description);
+        });
+    }
+
+    fn number_classes(&mut self, output: &Output) {
+        let fresh = output.classes.iter().filter(|index| {
+            let class = self.classes.get(**index);
+            class.number.is_none() && class.is_used()
+        });
+        let fresh: Vec<(String, ClassIndex)> = fresh
+            .map(|index| (self.classes.description(*index, &self.predicates), *index))
+            .collect();
+        self.numbers.classes.give(fresh, |description, index, given| {
+            self.classes.get_mut(index).number = Some(given.number);
+            self.names.classes.insert(given.number, description);
+        });
+    }
+
+    fn number_rules(&mut self, touched: &mut Touched) {
+        let mut fresh: Vec<(RuleName, ListId)> = Vec::new();
+        for id in self.lists.unnumbered.clone() {
+            let list = self.lists.get_mut(id);
+            let unnumbered = list.numbers.len()..list.rules.len();
+            list.numbers.resize(unnumbered.end, RULE_DEFAULT);
+            fresh.extend(unnumbered.map(|index| (list.rule_name(index), id)));
+        }
+        self.numbers.rules.give(fresh, |rule, id, given| {
+            self.lists.get_mut(id).numbers[rule.index] = given.number;
+            self.names.rules.insert(given.number, rule);
+            if given.is_new {
+                touched.rules.insert(given.number);
+            }
+        });
+    }
+
+    fn write_cidrs(&mut self, output: &Output, touched: &mut Touched) {
+        for (set, cidrs) in output.cidrs.iter().filter(|(_, cidrs)| !cidrs.is_empty()) {
+            let Some(set) = self.set_number(*set) else { continue };
+            let entry = |(prefix, class): &(Prefix<Address>, ClassIndex)| {
+                let key = CidrKey::new(set, prefix.key);
+                Some((Prefix { key, bits: 32 + prefix.bits }, self.class_number(*class)?))
+            };
+            let entries: Vec<(Prefix<CidrKey>, ClassId)> = cidrs.iter().filter_map(entry).collect();
+            replace(&mut self.tables.cidrs, cidrs_of(set), &entries, &mut touched.cidrs);
+        }
+    }
+
+    fn write_decisions(&mut self, output: &Output, touched: &mut Touched) {
+        for ((set, class), entries) in output.decisions.iter().filter(|(_, e)| !e.is_empty()) {
+            let program = &self.sets.get(*set).program;
+            let numbers = self.set_number(*set).zip(self.class_number(*class));
+            let Some((set, class)) = numbers else { continue };
+            let entry = |entry: &PortEntry| {
+                let PortEntry { bits, protocol, port, outcome } = *entry;
+                let key = DecisionKey::new(set, class, protocol, port);
+                let rule = program.rule_number(outcome.rank, &self.lists);
+                let verdict = outcome.verdict as u32;
+                (Prefix { key, bits }, Decision { verdict, rank: outcome.rank, rule })
+            };
+            let mut entries: Vec<(Prefix<DecisionKey>, Decision)> =
+                entries.iter().map(entry).collect();
+            entries.sort_unstable();
+            let range = decisions_of(set, class);
+            replace(&mut self.tables.decisions, range, &entries, &mut touched.decisions);
+        }
+    }
+
+    fn write_peers(&mut self, output: &Output, touched: &mut Touched) {
+        for address in &output.addresses {
+            let class = self.peers.get(address).and_then(|class| self.class_number(*class));
+            put(&mut self.tables.peers, *address, class, &mut touched.peers);
+        }
+    }
+
+    fn write_endpoints(&mut self, output: &Output, touched: &mut Touched) {
+        for slot in &output.slots {
+            if !self.has_room_for(*slot) {
+                continue;
+            }
+            let pod = self.slots.get(slot).and_then(BTreeSet::first);
+            let endpoint = pod.and_then(|pod| self.endpoint(pod));
+            put(&mut self.tables.endpoints, *slot, endpoint, &mut touched.endpoints);
+        }
+    }
+
+    /// The value of an endpoint's element; `None` while its pod is unknown.
+    fn endpoint(&self, name: &PodName) -> Option<Endpoint> {
+        let local = self.world.endpoints.get(name)?;
+        let pod = self.world.pods.get(name)?;
+        let sets = self.governed.get(name)?;
+        let number = |set: Option<SetIndex>| set.and_then(|set| self.set_number(set));
+        let address = |is_v4: bool| {
+            let found = pod.addresses.iter().find(|address| address.is_ipv4() == is_v4);
+            found.map_or(Address::UNSPECIFIED, |address| Address::from(*address))
+        };
+        Some(Endpoint {
+            sets: sets.map(|set| number(set).unwrap_or(SET_NONE)),
+            epoch: local.epoch,
+            flags: local.flags | EndpointFlags::PRESENT,
+            v4: address(true),
+            v6: address(false),
+        })
+    }
+
+    /// Drops what nothing uses, now that no entry names it.
+    fn forget(&mut self, output: Output) {
+        for set in output.unused_sets {
+            self.sets.remove(set);
+        }
+        for class in output.classes {
+            if class != ClassIndex::NONE && !self.classes.get(class).is_used() {
+                self.classes.remove(class);
+            }
+        }
+        for list in std::mem::take(&mut self.lists.unnumbered) {
+            if self.lists.get(list).sets.is_empty() {
+                self.lists.remove(list);
+            }
+        }
+        self.predicates.forget(output.unused_predicates);
+    }
+}
+
+/// All keys of a set in `cidrs`.
+fn cidrs_of(set: SetId) -> RangeInclusive<Prefix<CidrKey>> {
+    let key = |octet| CidrKey::new(set, Address::from_octets([octet; 16]));
+    Prefix { key: key(0), bits: 0 }..=Prefix { key: key(u8::MAX), bits: u32::MAX }
+}
+
+/// All keys of a set and class in `decisions`.
+fn decisions_of(set: SetId, class: ClassId) -> RangeInclusive<Prefix<DecisionKey>> {
+    let (first, last) =
+        (DecisionKey::new(set, class, 0, 0), DecisionKey::new(set, class, u8::MAX, u16::MAX));
+    Prefix { key: first, bits: 0 }..=Prefix { key: last, bits: u32::MAX }
+}
+
+/// Makes `entries` (ascending, within the range) all that a table has in a range.
+fn replace<K: Ord + Copy, V: PartialEq + Copy>(
+    table: &mut BTreeMap<K, V>,
+    range: RangeInclusive<K>,
+    entries: &[(K, V)],
+    touched: &mut BTreeSet<K>,
+) {
+    let stays = |key: &K| entries.binary_search_by(|(k, _)| k.cmp(key)).is_ok();
+    let gone: Vec<K> = table.range(range).map(|(key, _)| *key).filter(|key| !stays(key)).collect();
+    for key in gone {
+        put(table, key, None, touched);
+    }
+    for (key, value) in entries {
+        put(table, *key, Some(*value), touched);
+    }
+}
+
+/// Sets or removes one entry, and notes it if that changes anything.
+fn put<K: Ord + Copy, V: PartialEq>(
+    table: &mut BTreeMap<K, V>,
+    key: K,
+    value: Option<V>,
+    touched: &mut BTreeSet<K>,
+) {
+    if table.get(&key) == value.as_ref() {
+        return;
+    }
+    touched.insert(key);
+    match value {
+        Some(value) => {
+            table.insert(key, value);
+        }
+        None => {
+            table.remove(&key);
+        }
+    }
+}

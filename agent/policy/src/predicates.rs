@@ -1,0 +1,306 @@
+//! What the rules in force ask about an address.
+//!
+//! * A pod selector is one predicate, shared by all rules that contain it.
+//! * A block is one predicate where it is the only block of its rule, shared likewise. The blocks of
+//!   a rule that has several are one predicate together, which goes by the rule's name: a block more
+//!   or less is then one entry of `cidrs` more or less, and a rule of a thousand blocks is one class.
+//! * A port name that egress rules use is a predicate per number that pods give it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use sluice_common::abi::Address;
+
+use crate::arena::{Arena, id};
+use crate::cidr;
+use crate::classes::ClassIndex;
+use crate::model::{Block, NamedPort, Pod, PodSelector, Protocol, RuleName, World};
+use crate::rules::ListId;
+use crate::selector::{SelectorIndex, Subject};
+use crate::tables::Prefix;
+
+id! {
+    /// Number of a predicate in force.
+    PredicateId
+}
+
+/// One question about an address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Predicate {
+    /// Its pod is selected.
+    Pods(Arc<PodSelector>),
+    /// The block contains it.
+    Block(Arc<Block>),
+    /// One of the rule's blocks contains it.
+    Blocks(RuleName),
+    /// Its pod calls this port by this name.
+    Port(NamedPort),
+}
+
+/// A name that a port can be called by.
+pub(crate) type PortName = (Protocol, String);
+
+/// A predicate, and what it matters to.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) what: Predicate,
+    /// The rule lists that contain it; for a port, see [`PortReference`].
+    users: BTreeSet<ListId>,
+    /// The pods' classes in which it holds.
+    pub(crate) classes: BTreeSet<ClassIndex>,
+}
+
+/// A port name that egress rules use.
+#[derive(Clone, Debug, Default)]
+struct PortReference {
+    users: BTreeSet<ListId>,
+    ports: BTreeMap<u16, PredicateId>,
+}
+
+/// What changed since it was last asked: the addresses that must be looked at again follow from it.
+#[derive(Debug, Default)]
+pub(crate) struct PredicateChanges {
+    pub(crate) new_selectors: SelectorIndex<PredicateId>,
+    pub(crate) has_new_selectors: bool,
+    pub(crate) new_ports: BTreeSet<PortName>,
+    pub(crate) changed_blocks: BTreeSet<Prefix<Address>>,
+    /// Predicates that nothing uses any more, if that is still so at the end.
+    unused: BTreeSet<PredicateId>,
+    unused_ports: BTreeSet<PortName>,
+}
+
+/// All predicates in force.
+#[derive(Debug, Default)]
+pub(crate) struct Predicates {
+    entries: Arena<PredicateId, Entry>,
+    by_selector: BTreeMap<Arc<PodSelector>, PredicateId>,
+    by_block: BTreeMap<Arc<Block>, PredicateId>,
+    by_rule: BTreeMap<RuleName, PredicateId>,
+    ports: BTreeMap<PortName, PortReference>,
+    selectors: SelectorIndex<PredicateId>,
+    blocks: BTreeMap<(Prefix<Address>, PredicateId), Vec<Arc<Block>>>,
+    /// How many entries `blocks` has of each prefix length.
+    lengths: BTreeMap<u32, usize>,
+    changes: PredicateChanges,
+}
+
+impl Predicates {
+    pub(crate) fn get(&self, id: PredicateId) -> &Entry {
+        &self.entries[id]
+    }
+
+    pub(crate) fn entry_mut(&mut self, id: PredicateId) -> &mut Entry {
+        &mut self.entries[id]
+    }
+
+    fn new_entry(&mut self, what: Predicate) -> PredicateId {
+        self.entries.insert(Entry { what, users: BTreeSet::new(), classes: BTreeSet::new() })
+    }
+
+    /// The predicate of a selector, which `user` contains from now on.
+    pub(crate) fn use_selector(&mut self, selector: &PodSelector, user: ListId) -> PredicateId {
+        let id = self.by_selector.get(selector).copied().unwrap_or_else(|| {
+            let shared = Arc::new(selector.clone());
+            let id = self.new_entry(Predicate::Pods(Arc::clone(&shared)));
+            self.selectors.insert(selector, &id);
+            self.changes.new_selectors.insert(selector, &id);
+            self.changes.has_new_selectors = true;
+            self.by_selector.insert(shared, id);
+            id
+        });
+        self.entries[id].users.insert(user);
+        id
+    }
+
+    /// The predicate of a block alone.
+    pub(crate) fn use_block(&mut self, block: &Block, user: ListId) -> PredicateId {
+        let id = self.by_block.get(block).copied().unwrap_or_else(|| {
+            let shared = Arc::new(block.clone());
+            let id = self.new_entry(Predicate::Block(Arc::clone(&shared)));
+            self.file_block(&shared, id);
+            self.by_block.insert(shared, id);
+            id
+        });
+        self.entries[id].users.insert(user);
+        id
+    }
+
+    /// The predicate of all blocks of a rule; which those are, [`Self::file_rule_block`] is told.
+    pub(crate) fn use_rule(&mut self, rule: &RuleName, user: ListId) -> PredicateId {
+        let id = self.by_rule.get(rule).copied().unwrap_or_else(|| {
+            let id = self.new_entry(Predicate::Blocks(rule.clone()));
+            self.by_rule.insert(rule.clone(), id);
+            id
+        });
+        self.entries[id].users.insert(user);
+        id
+    }
+
+    /// From now on `user` contains a port name.
+    pub(crate) fn use_port(&mut self, name: &PortName, user: ListId) {
+        if !self.ports.contains_key(name) {
+            self.changes.new_ports.insert(name.clone());
+        }
+        self.ports.entry(name.clone()).or_default().users.insert(user);
+    }
+
+    /// `user` contains the predicate no more.
+    pub(crate) fn release(&mut self, id: PredicateId, user: ListId) {
+        let users = &mut self.entries[id].users;
+        users.remove(&user);
+        if users.is_empty() {
+            self.changes.unused.insert(id);
+        }
+    }
+
+    /// `user` contains the port name no more.
+    pub(crate) fn release_port(&mut self, name: &PortName, user: ListId) {
+        if let Some(reference) = self.ports.get_mut(name) {
+            reference.users.remove(&user);
+            if reference.users.is_empty() {
+                self.changes.unused_ports.insert(name.clone());
+            }
+        }
+    }
+
+    /// A rule contains a block of this predicate from now on. A block that is a predicate alone was
+    /// filed when it became one.
+    pub(crate) fn file_rule_block(&mut self, block: &Arc<Block>, id: PredicateId) {
+        if matches!(self.entries[id].what, Predicate::Blocks(_)) {
+            self.file_block(block, id);
+        }
+    }
+
+    /// The rule contains the block no more.
+    pub(crate) fn unfile_rule_block(&mut self, block: &Block, id: PredicateId) {
+        if matches!(self.entries[id].what, Predicate::Blocks(_)) {
+            self.unfile_block(block, id);
+        }
+    }
+
+    /// The addresses of the block satisfy the predicate.
+    fn file_block(&mut self, block: &Arc<Block>, id: PredicateId) {
+        let Some(prefix) = cidr::prefix(block.cidr()) else { return };
+        self.changes.changed_blocks.insert(prefix);
+        let filed = self.blocks.entry((prefix, id)).or_insert_with(|| {
+            *self.lengths.entry(prefix.bits).or_default() += 1;
+            Vec::with_capacity(1)
+        });
+        filed.push(Arc::clone(block));
+    }
+
+    /// They do so no more, as far as this block goes.
+    fn unfile_block(&mut self, block: &Block, id: PredicateId) {
+        let Some(prefix) = cidr::prefix(block.cidr()) else { return };
+        self.changes.changed_blocks.insert(prefix);
+        let Some(filed) = self.blocks.get_mut(&(prefix, id)) else { return };
+        if let Some(place) = filed.iter().position(|b| **b == *block) {
+            filed.swap_remove(place);
+        }
+        if filed.is_empty() {
+            self.blocks.remove(&(prefix, id));
+            if let Some(count) = self.lengths.get_mut(&prefix.bits) {
+                *count -= 1;
+            }
+            self.lengths.retain(|_, count| *count > 0);
+        }
+    }
+
+    /// Hands out what changed. Predicates without users leave the indexes now and hold for no
+    /// address from here on; [`Self::forget`] drops them once no class contains them.
+    pub(crate) fn take_changes(&mut self) -> (PredicateChanges, BTreeSet<PredicateId>) {
+        let mut unused = std::mem::take(&mut self.changes.unused);
+        unused.retain(|id| self.entries.get(*id).is_some_and(|entry| entry.users.is_empty()));
+        for id in &unused {
+            self.withdraw(*id);
+        }
+        for name in std::mem::take(&mut self.changes.unused_ports) {
+            if self.ports.get(&name).is_some_and(|reference| reference.users.is_empty()) {
+                let reference = self.ports.remove(&name).unwrap_or_default();
+                unused.extend(reference.ports.into_values());
+            }
+        }
+        (std::mem::take(&mut self.changes), unused)
+    }
+
+    fn withdraw(&mut self, id: PredicateId) {
+        match self.entries[id].what.clone() {
+            Predicate::Pods(selector) => {
+                self.selectors.remove(&selector, &id);
+                self.by_selector.remove(&selector);
+            }
+            Predicate::Block(block) => {
+                self.unfile_block(&block, id);
+                self.by_block.remove(&block);
+            }
+            Predicate::Blocks(rule) => {
+                self.by_rule.remove(&rule);
+            }
+            Predicate::Port(_) => {}
+        }
+    }
+
+    /// Drops predicates that are in no class any more.
+    pub(crate) fn forget(&mut self, unused: impl IntoIterator<Item = PredicateId>) {
+        for id in unused {
+            self.entries.remove(id);
+        }
+    }
+
+    /// The rule lists that a class with this predicate matters to.
+    pub(crate) fn users(&self, id: PredicateId) -> impl Iterator<Item = ListId> {
+        let entry = &self.entries[id];
+        let references = match &entry.what {
+            Predicate::Port(port) => self.ports.get(&(port.protocol, port.name.clone())),
+            Predicate::Pods(_) | Predicate::Block(_) | Predicate::Blocks(_) => None,
+        };
+        entry.users.iter().chain(references.into_iter().flat_map(|r| &r.users)).copied()
+    }
+
+    /// The predicates of a port name, one per number that a pod gave it.
+    pub(crate) fn of_port(&self, name: &PortName) -> impl Iterator<Item = PredicateId> {
+        self.ports.get(name).into_iter().flat_map(|reference| reference.ports.values().copied())
+    }
+
+    /// The predicates that hold for a pod and its address, sorted, each once. Empty where no selector
+    /// and no port name tells the pod from an address outside: then `cidrs` knows its class.
+    pub(crate) fn of_pod(
+        &mut self,
+        world: &World,
+        namespace: &str,
+        pod: &Pod,
+        address: Address,
+    ) -> Vec<PredicateId> {
+        let mut holding = Vec::new();
+        let subject = Subject::new(world, namespace, &pod.labels);
+        self.selectors.candidates(&subject, |id| match &self.entries[*id].what {
+            Predicate::Pods(selector) if subject.is_selected_by(selector) => holding.push(*id),
+            _ => {}
+        });
+        if !self.ports.is_empty() {
+            holding.extend(pod.ports.iter().filter_map(|port| self.port(port)));
+        }
+        if holding.is_empty() {
+            return holding;
+        }
+        for prefix in cidr::prefixes_of(address, self.lengths.keys().copied()) {
+            let all = (prefix, PredicateId(0))..=(prefix, PredicateId(u32::MAX));
+            let holds = |block: &Arc<Block>| block.contains(address.into());
+            let blocks = self.blocks.range(all).filter(|(_, blocks)| blocks.iter().any(holds));
+            holding.extend(blocks.map(|((_, id), _)| *id));
+        }
+        holding.sort_unstable();
+        holding.dedup();
+        holding
+    }
+
+    /// The predicate of a pod's port, if its name is in use.
+    fn port(&mut self, port: &NamedPort) -> Option<PredicateId> {
+        let reference = self.ports.get_mut(&(port.protocol, port.name.clone()))?;
+        let entries = &mut self.entries;
+        Some(*reference.ports.entry(port.port).or_insert_with(|| {
+            let what = Predicate::Port(port.clone());
+            entries.insert(Entry { what, users: BTreeSet::new(), classes: BTreeSet::new() })
+        }))
+    }
+}

@@ -1,0 +1,333 @@
+//! Following a change through endpoints, sets, rules, predicates and classes to the entries that it
+//! gives another value. Everything here goes by the compiler's own numbers; the tables' numbers are
+//! given once it is known what fits.
+
+use std::collections::BTreeSet;
+
+use sluice_common::abi::Address;
+
+use crate::cidr;
+use crate::classes::ClassIndex;
+use crate::compile::Compiler;
+use crate::emit::Output;
+use crate::model::{Direction, NamedPort, PodName, PolicyName};
+use crate::predicates::{PredicateChanges, PredicateId};
+use crate::program::Program;
+use crate::rules::ListId;
+use crate::selector::Subject;
+use crate::sets::{SetIndex, governing};
+use crate::tables::Prefix;
+
+/// What must be looked at again.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    /// Endpoints: which sets they have.
+    pub(crate) endpoints: BTreeSet<PodName>,
+    /// Slots: what they hold.
+    pub(crate) slots: BTreeSet<u32>,
+    /// Policies: their rules, where in force.
+    pub(crate) policies: BTreeSet<PolicyName>,
+    /// Addresses: their class.
+    pub(crate) addresses: BTreeSet<Address>,
+    /// Sets: all their entries.
+    pub(crate) sets: BTreeSet<SetIndex>,
+}
+
+impl Work {
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self { endpoints, slots, policies, addresses, sets } = self;
+        endpoints.is_empty()
+            && slots.is_empty()
+            && policies.is_empty()
+            && addresses.is_empty()
+            && sets.is_empty()
+    }
+}
+
+impl Compiler {
+    /// Opens all closed sets.
+    pub(crate) fn reopen(&mut self, work: &mut Work) {
+        let closed = self.sets.iter().filter(|(_, set)| set.closed.is_some());
+        let closed: Vec<SetIndex> = closed.map(|(index, _)| index).collect();
+        for index in closed {
+            self.sets.get_mut(index).closed = None;
+            self.open(index, work);
+        }
+    }
+
+    /// Puts a set's policies in force.
+    fn open(&mut self, index: SetIndex, work: &mut Work) {
+        let key = self.sets.get(index).key.clone();
+        let enter = |policy| {
+            let set = (index, key.direction);
+            self.lists.enter(policy, set, &self.world, &mut self.predicates)
+        };
+        let lists = key.policies.iter().map(enter).collect();
+        self.sets.get_mut(index).lists = lists;
+        work.sets.insert(index);
+    }
+
+    /// Takes a set's policies out of force, as far as no other set has them.
+    pub(crate) fn shut(&mut self, index: SetIndex, work: &mut Work) {
+        for list in std::mem::take(&mut self.sets.get_mut(index).lists) {
+            self.lists.leave(list, index);
+        }
+        work.sets.insert(index);
+    }
+
+    /// Does all the work.
+    pub(crate) fn settle(&mut self, work: &mut Work, output: &mut Output) {
+        output.slots.append(&mut work.slots);
+        let left = self.settle_endpoints(work, output);
+        self.settle_policies(work);
+        for index in left {
+            if self.sets.get(index).users == 0 {
+                self.shut(index, work);
+                output.unused_sets.insert(index);
+            }
+        }
+        self.lists.sweep(&mut self.predicates);
+        self.settle_predicates(work, output);
+        self.settle_addresses(work, output);
+        let mut pairs = BTreeSet::new();
+        for index in std::mem::take(&mut work.sets) {
+            self.settle_set(index, &mut pairs, output);
+        }
+        self.settle_classes(&mut pairs, output);
+        for (set, class) in pairs {
+            self.settle_decisions(set, class, output);
+        }
+    }
+
+    /// Determines the sets of endpoints. Returns the sets that lost one.
+    fn settle_endpoints(&mut self, work: &mut Work, output: &mut Output) -> BTreeSet<SetIndex> {
+        let mut left = BTreeSet::new();
+        for name in std::mem::take(&mut work.endpoints) {
+            let old = self.governed.remove(&name).into_iter().flatten().flatten();
+            let old: Vec<SetIndex> = old.collect();
+            let endpoint = self.world.endpoints.get(&name);
+            if let Some((endpoint, pod)) = endpoint.zip(self.world.pods.get(&name)) {
+                output.slots.insert(endpoint.slot);
+                let keys = governing(&self.world, &self.subjects, &name, pod);
+                let sets = keys.map(|key| {
+                    let (index, is_first) = self.sets.enter(key?);
+                    if is_first {
+                        self.open(index, work);
+                    }
+                    Some(index)
+                });
+                self.governed.insert(name, sets);
+            } else if let Some(endpoint) = endpoint {
+                output.slots.insert(endpoint.slot);
+            }
+            for index in old {
+                self.sets.get_mut(index).users -= 1;
+                left.insert(index);
+            }
+        }
+        left
+    }
+
+    /// Compiles the changed policies' rules, where they are in force.
+    fn settle_policies(&mut self, work: &mut Work) {
+        for policy in std::mem::take(&mut work.policies) {
+            for direction in [Direction::Ingress, Direction::Egress] {
+                if let Some(list) = self.lists.find(&policy, direction) {
+                    self.lists.compile(list, &self.world, &mut self.predicates);
+                    work.sets.extend(&self.lists.get(list).sets);
+                }
+            }
+        }
+    }
+
+    /// Finds the addresses whose class changes with the predicates in force.
+    fn settle_predicates(&mut self, work: &mut Work, output: &mut Output) {
+        let (changes, unused) = self.predicates.take_changes();
+        let mut lost: BTreeSet<ClassIndex> = BTreeSet::new();
+        for id in &unused {
+            lost.extend(&self.predicates.get(*id).classes);
+        }
+        if !lost.is_empty() {
+            let peers = self.peers.iter().filter(|(_, class)| lost.contains(class));
+            work.addresses.extend(peers.map(|(address, _)| *address));
+        }
+        for prefix in &changes.changed_blocks {
+            let first = Prefix { key: prefix.key, bits: 128 };
+            let peers = self.peers.range(first.key..).map(|(address, _)| *address);
+            work.addresses
+                .extend(peers.take_while(|key| prefix.covers(&Prefix { key: *key, bits: 128 })));
+        }
+        if changes.has_new_selectors || !changes.new_ports.is_empty() {
+            self.find_newly_selected(&changes, work);
+        }
+        output.unused_predicates.extend(unused);
+    }
+
+    fn find_newly_selected(&self, changes: &PredicateChanges, work: &mut Work) {
+        for (address, name) in self.owners.addresses() {
+            let Some(pod) = self.world.pods.get(name) else { continue };
+            let names_port =
+                |port: &NamedPort| changes.new_ports.contains(&(port.protocol, port.name.clone()));
+            let mut is_concerned =
+                !changes.new_ports.is_empty() && pod.ports.iter().any(names_port);
+            if !is_concerned {
+                let subject = Subject::new(&self.world, &name.namespace, &pod.labels);
+                changes.new_selectors.candidates(&subject, |_| is_concerned = true);
+            }
+            if is_concerned {
+                work.addresses.insert(*address);
+            }
+        }
+    }
+
+    /// Determines the classes of pod addresses.
+    fn settle_addresses(&mut self, work: &mut Work, output: &mut Output) {
+        for address in std::mem::take(&mut work.addresses) {
+            let holding =
+                match self.owners.of(&address).map(|name| (name, self.world.pods.get(name))) {
+                    Some((name, Some(pod))) => {
+                        self.predicates.of_pod(&self.world, &name.namespace, pod, address)
+                    }
+                    Some((_, None)) | None => Vec::new(),
+                };
+            let class = self.classes.with(holding, &self.predicates);
+            let old = match class {
+                ClassIndex::NONE => self.peers.remove(&address),
+                _ => self.peers.insert(address, class),
+            };
+            let old = old.unwrap_or(ClassIndex::NONE);
+            if old != class {
+                self.count_pod(class, true);
+                self.count_pod(old, false);
+                output.addresses.insert(address);
+            }
+        }
+    }
+
+    /// One pod address more or less has a class.
+    fn count_pod(&mut self, index: ClassIndex, more: bool) {
+        if index == ClassIndex::NONE {
+            return;
+        }
+        let class = self.classes.get_mut(index);
+        let before = class.pods;
+        class.pods = if more { before + 1 } else { before - 1 };
+        if (before == 0) == (class.pods == 0) {
+            return;
+        }
+        for predicate in &class.predicates {
+            let entry = self.predicates.entry_mut(*predicate);
+            if more {
+                entry.classes.insert(index);
+            } else {
+                entry.classes.remove(&index);
+            }
+        }
+        self.classes.moved.insert(index);
+    }
+
+    /// Resolves a set's blocks and puts its rules in order again. Adds the classes that its decisions
+    /// are for, or were.
+    fn settle_set(
+        &mut self,
+        index: SetIndex,
+        pairs: &mut BTreeSet<(SetIndex, ClassIndex)>,
+        output: &mut Output,
+    ) {
+        let set = self.sets.get(index);
+        let lists: Vec<ListId> = set.lists.clone();
+        let program = Program::new(set.key.direction, &set.key.ports, &lists, &self.lists);
+        let blocks = lists.iter().flat_map(|list| &self.lists.get(*list).blocks);
+        let resolved = cidr::resolve(blocks.map(|(predicate, block)| (&**block, *predicate)));
+        let classes = &mut self.classes;
+        let cidrs: Vec<(Prefix<Address>, ClassIndex)> = resolved
+            .into_iter()
+            .map(|(prefix, holding)| (prefix, classes.with(holding, &self.predicates)))
+            .collect();
+
+        let new: BTreeSet<ClassIndex> = cidrs.iter().map(|(_, class)| *class).collect();
+        let set = self.sets.get_mut(index);
+        for class in set.cidr_classes.difference(&new) {
+            classes.get_mut(*class).sets.remove(&index);
+        }
+        for class in new.difference(&set.cidr_classes) {
+            classes.get_mut(*class).sets.insert(index);
+        }
+        classes.moved.extend(new.symmetric_difference(&set.cidr_classes));
+        set.cidrs = cidrs.len();
+        set.cidr_classes = new;
+        set.program = program;
+        set.default = match set.lists[..] {
+            [] => Vec::new(),
+            _ => set.program.entries(classes.get(ClassIndex::NONE), &self.lists),
+        };
+        output.cidrs.insert(index, cidrs);
+
+        let set = self.sets.get(index);
+        let concerned = set.decisions.keys().chain(&set.cidr_classes).chain([&ClassIndex::NONE]);
+        pairs.extend(concerned.map(|class| (index, *class)));
+        pairs.extend(self.pod_classes_of(index).into_iter().map(|class| (index, class)));
+    }
+
+    /// The pods' classes that a set's rules ask about.
+    pub(crate) fn pod_classes_of(&self, index: SetIndex) -> BTreeSet<ClassIndex> {
+        let lists = self.sets.get(index).lists.iter().map(|list| self.lists.get(*list));
+        let mut classes = BTreeSet::new();
+        for list in lists {
+            let named = list.ports.iter().flat_map(|name| self.predicates.of_port(name));
+            let predicates: Vec<PredicateId> =
+                list.predicates.iter().copied().chain(named).collect();
+            classes.extend(predicates.into_iter().flat_map(|id| &self.predicates.get(id).classes));
+        }
+        classes
+    }
+
+    /// Adds, for each class whose use began or ended, the sets that have or need decisions for it.
+    fn settle_classes(
+        &mut self,
+        pairs: &mut BTreeSet<(SetIndex, ClassIndex)>,
+        output: &mut Output,
+    ) {
+        for index in std::mem::take(&mut self.classes.moved) {
+            let class = self.classes.get(index);
+            pairs.extend(class.decided_in.iter().map(|set| (*set, index)));
+            if class.pods > 0 {
+                for predicate in &class.predicates {
+                    let sets =
+                        self.predicates.users(*predicate).flat_map(|id| &self.lists.get(id).sets);
+                    pairs.extend(sets.map(|set| (*set, index)));
+                }
+            }
+            output.classes.insert(index);
+        }
+    }
+
+    /// What a set says to a class.
+    fn settle_decisions(&mut self, index: SetIndex, class: ClassIndex, output: &mut Output) {
+        let set = self.sets.get(index);
+        let known = self.classes.get(class);
+        let is_asked = known.pods > 0 || set.cidr_classes.contains(&class);
+        let entries = match class {
+            _ if set.lists.is_empty() => Vec::new(),
+            ClassIndex::NONE => set.default.clone(),
+            _ if !is_asked => Vec::new(),
+            _ => {
+                let mut entries = set.program.entries(known, &self.lists);
+                if entries == set.default {
+                    entries.clear();
+                }
+                entries
+            }
+        };
+        let decisions = &mut self.sets.get_mut(index).decisions;
+        let decided_in = &mut self.classes.get_mut(class).decided_in;
+        if entries.is_empty() {
+            decisions.remove(&class);
+            decided_in.remove(&index);
+        } else {
+            decisions.insert(class, entries.len());
+            decided_in.insert(index);
+        }
+        output.decisions.insert((index, class), entries);
+    }
+}

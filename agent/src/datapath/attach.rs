@@ -1,0 +1,340 @@
+//! The programs on the tc hooks of pods' host-side interfaces.
+//!
+//! From Linux 6.6 on as tcx links, first in the chain and pinned, so that they outlive the agent and
+//! their program is replaced in place. Below, as filters of the clsact qdisc at a fixed priority and
+//! handle, which the kernel keeps by itself and which are replaced in place as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcHandle};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttach, TcAttachType, TcError};
+use aya::sys::SyscallError;
+use aya::util::KernelVersion;
+use sluice_common::abi::Direction;
+use sluice_policy::model::direction_label;
+
+/// Both directions.
+pub const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// What our programs' names begin with.
+const OUR_PREFIX: &str = "sluice_";
+
+/// Priority of our clsact filters: before any that did not ask for a lower one.
+const PRIORITY: u16 = 1;
+
+/// Handle of our clsact filters.
+const HANDLE: TcHandle = TcHandle::new(0, 0x51);
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// tcx links, from Linux 6.6 on.
+    Tcx,
+    /// Filters of a clsact qdisc.
+    Clsact,
+}
+
+impl Backend {
+    /// The better one that this kernel has.
+    pub fn detect() -> Self {
+        let tcx_since = KernelVersion::new(6, 6, 0);
+        if KernelVersion::current().is_ok_and(|kernel| kernel >= tcx_since) {
+            Self::Tcx
+        } else {
+            Self::Clsact
+        }
+    }
+}
+
+/// Why a program could not be attached or detached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The kernel refused.
+    #[error("interface {ifindex}, {}: {source}", direction_label(*direction))]
+    Kernel {
+        /// The interface.
+        ifindex: u32,
+        /// The pod's direction.
+        direction: Direction,
+        /// Why.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A pin.
+    #[error("pinned link {}: {source}", path.display())]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// What [`Attacher::attach`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// A program was there, and the new one took its place between two packets.
+    Replaced,
+    /// None was there.
+    New,
+}
+
+/// Attaches programs to interfaces of this network namespace.
+#[derive(Clone, Debug)]
+pub struct Attacher {
+    backend: Backend,
+    links: PathBuf,
+}
+
+impl Attacher {
+    /// With pins in the directory `links`.
+    pub const fn new(backend: Backend, links: PathBuf) -> Self {
+        Self { backend, links }
+    }
+
+    /// Puts `program` on the hook of `direction`; in place where one of ours is there.
+    ///
+    /// # Errors
+    /// [`AttachError`]: what was attached before still is.
+    pub fn attach(
+        &self,
+        program: &mut SchedClassifier,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<Attached, AttachError> {
+        match self.backend {
+            Backend::Tcx => self.attach_tcx(program, ifindex, direction),
+            Backend::Clsact => {
+                attach_clsact(program, ifindex, direction).map_err(refused(ifindex, direction))
+            }
+        }
+    }
+
+    /// True if `program` itself is on the hook.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn is_attached(
+        &self,
+        program: &SchedClassifier,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<bool, AttachError> {
+        match self.backend {
+            Backend::Tcx => {
+                let on_hook = on_tcx(ifindex, direction).map_err(refused(ifindex, direction))?;
+                let own = program.info().map_err(refused(ifindex, direction))?.id();
+                Ok(on_hook.iter().any(|(id, _)| *id == own)
+                    && self.pin(ifindex, direction).exists())
+            }
+            // There is no cheap question; replacing it with itself answers as well.
+            Backend::Clsact => Ok(false),
+        }
+    }
+
+    /// Takes our programs off both hooks. Nothing to take off, or no interface any more, is fine.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn detach(&self, ifindex: u32) -> Result<(), AttachError> {
+        for direction in DIRECTIONS {
+            match self.backend {
+                Backend::Tcx => remove_pin(&self.pin(ifindex, direction))?,
+                Backend::Clsact => {
+                    detach_clsact(ifindex, direction).map_err(refused(ifindex, direction))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Interfaces with a pinned link, alive or not. For clsact: none are known this way.
+    ///
+    /// # Errors
+    /// [`AttachError::Pin`].
+    pub fn pinned(&self) -> Result<BTreeSet<u32>, AttachError> {
+        pinned(&self.links)
+    }
+
+    fn pin(&self, ifindex: u32, direction: Direction) -> PathBuf {
+        self.links.join(format!("{ifindex}-{}", direction_label(direction)))
+    }
+
+    fn attach_tcx(
+        &self,
+        program: &mut SchedClassifier,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<Attached, AttachError> {
+        let pin = self.pin(ifindex, direction);
+        if let Some(link) = live_link(&pin)? {
+            match program.attach_to_link(link) {
+                Ok(id) => {
+                    drop(program.take_link(id).map_err(refused(ifindex, direction))?);
+                    if self.is_attached(program, ifindex, direction)? {
+                        return Ok(Attached::Replaced);
+                    }
+                    // The pin is of an interface with this index in another namespace.
+                }
+                // The interface that it was made for is gone.
+                Err(error) if errno(&error) == Some(libc::ENOLINK) => {}
+                Err(error) => return Err(refused(ifindex, direction)(error)),
+            }
+            remove_pin(&pin)?;
+        }
+        let attach = TcAttach::Tcx { attach_type: hook(direction), order: LinkOrder::first() };
+        let link = program
+            .attach(ifindex, attach)
+            .and_then(|id| program.take_link(id))
+            .map_err(refused(ifindex, direction))?;
+        FdLink::try_from(link).map_err(bad_pin(&pin))?.pin(&pin).map_err(bad_pin(&pin))?;
+        Ok(Attached::New)
+    }
+}
+
+/// Interfaces with a pinned link in the directory `links`.
+///
+/// # Errors
+/// [`AttachError::Pin`].
+pub fn pinned(links: &Path) -> Result<BTreeSet<u32>, AttachError> {
+    let entries = match fs::read_dir(links) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(bad_pin(links)(error)),
+    };
+    let mut found = BTreeSet::new();
+    for entry in entries {
+        let name = entry.map_err(bad_pin(links))?.file_name();
+        let ifindex: Option<u32> =
+            name.to_str().and_then(|name| name.split_once('-')?.0.parse().ok());
+        found.extend(ifindex);
+    }
+    Ok(found)
+}
+
+/// Programs of others on the tcx hooks of an interface, by direction: `name (id 7)`, in their order.
+///
+/// # Errors
+/// [`AttachError::Kernel`].
+pub fn foreign_tcx(ifindex: u32) -> Result<BTreeMap<Direction, Vec<String>>, AttachError> {
+    let mut found = BTreeMap::new();
+    for direction in DIRECTIONS {
+        let others: Vec<String> = on_tcx(ifindex, direction)
+            .map_err(refused(ifindex, direction))?
+            .into_iter()
+            .filter(|(_, name)| !is_ours(name))
+            .map(|(id, name)| format!("{name} (id {id})"))
+            .collect();
+        found.insert(direction, others);
+    }
+    Ok(found)
+}
+
+/// True for the name of one of our programs.
+pub fn is_ours(name: &str) -> bool {
+    name.starts_with(OUR_PREFIX)
+}
+
+/// The hook on the host side that sees a pod's direction.
+const fn hook(direction: Direction) -> TcAttachType {
+    match direction {
+        Direction::Ingress => TcAttachType::Egress,
+        Direction::Egress => TcAttachType::Ingress,
+    }
+}
+
+/// Ids and names of the programs on a tcx hook; none below Linux 6.6.
+fn on_tcx(ifindex: u32, direction: Direction) -> Result<Vec<(u32, String)>, ProgramError> {
+    if Backend::detect() != Backend::Tcx {
+        return Ok(Vec::new());
+    }
+    let (_, programs) = SchedClassifier::query_tcx(ifindex, hook(direction))?;
+    let name = |info: &aya::programs::ProgramInfo| info.name_as_str().unwrap_or("?").to_owned();
+    Ok(programs.iter().map(|info| (info.id(), name(info))).collect())
+}
+
+/// The link that is pinned there, if any.
+fn live_link(pin: &Path) -> Result<Option<SchedClassifierLink>, AttachError> {
+    match PinnedLink::from_pin(pin) {
+        Ok(link) => {
+            SchedClassifierLink::try_from(FdLink::from(link)).map(Some).map_err(bad_pin(pin))
+        }
+        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(bad_pin(pin)(error)),
+    }
+}
+
+fn remove_pin(pin: &Path) -> Result<(), AttachError> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(bad_pin(pin)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    ifindex: u32,
+    direction: Direction,
+) -> Result<Attached, ProgramError> {
+    let parent = TcHandle::from(hook(direction));
+    let there = SchedClassifierLink::attached(ifindex, parent, PRIORITY, HANDLE, None)
+        .map_err(ProgramError::IOError)?;
+    let (id, attached) = match program.attach_to_link(there) {
+        Ok(id) => (id, Attached::Replaced),
+        Err(_) => {
+            // It may be there already; if it could not be made, the attachment says why.
+            let _ = tc::qdisc_add_clsact(ifindex);
+            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            (program.attach(ifindex, TcAttach::Netlink { parent, options })?, Attached::New)
+        }
+    };
+    // Dropping the link would detach it.
+    std::mem::forget(program.take_link(id)?);
+    Ok(attached)
+}
+
+fn detach_clsact(ifindex: u32, direction: Direction) -> Result<(), ProgramError> {
+    let name = match direction {
+        Direction::Ingress => "sluice_ingress",
+        Direction::Egress => "sluice_egress",
+    };
+    match tc::qdisc_detach_program(ifindex, hook(direction).into(), name) {
+        Ok(()) => Ok(()),
+        // No filter of ours: as asked.
+        Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // No interface, or no qdisc on it: as asked.
+        Err(TcError::NetlinkError(error))
+            if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::EINVAL)) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn errno(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::SyscallError(SyscallError { io_error, .. }) => io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
+fn refused(ifindex: u32, direction: Direction) -> impl FnOnce(ProgramError) -> AttachError {
+    move |source| AttachError::Kernel { ifindex, direction, source: Box::new(source) }
+}
+
+fn bad_pin<E: std::error::Error + Send + Sync + 'static>(
+    path: &Path,
+) -> impl FnOnce(E) -> AttachError {
+    let path = path.to_path_buf();
+    move |source| AttachError::Pin { path, source: Box::new(source) }
+}

@@ -1,0 +1,183 @@
+//! The agent's directory on the BPF file system: what keeps policies in force while no agent runs.
+//!
+//! | path | what |
+//! |---|---|
+//! | `maps/` | the tables, made by [`super::load`] |
+//! | `maps.new/` | tables of another layout on their way in; see [`Pins::promote`] |
+//! | `links/` | a pinned link per interface and direction, named `<ifindex>-<direction>` |
+//!
+//! One agent per directory: it holds a lock on the directory itself, which the kernel lets go when
+//! the agent ends, however it ends.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::{FsType, statfs};
+
+/// `BPF_FS_MAGIC` of `linux/magic.h`.
+const BPFFS: FsType = FsType(0xcafe_4a11);
+
+/// Why the directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PinsError {
+    /// It is not on a BPF file system.
+    #[error(
+        "{} is not on a BPF file system; mount one with `mount -t bpf bpf /sys/fs/bpf`, or name a \
+         directory on one with --bpffs", .0.display()
+    )]
+    NotBpffs(PathBuf),
+    /// Another agent has it.
+    #[error(
+        "another agent enforces with {}; stop that one first, or give this one a directory of its own \
+         with --bpffs", .0.display()
+    )]
+    Held(PathBuf),
+    /// There is none.
+    #[error("{} does not exist: nothing is enforced with it", .0.display())]
+    Missing(PathBuf),
+    /// A file operation failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// On which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> PinsError {
+    let path = path.to_path_buf();
+    move |source| PinsError::Io { path, source }
+}
+
+/// The directory, held by this process.
+#[derive(Debug)]
+pub struct Pins {
+    root: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Pins {
+    /// Makes the directory if it is missing, and takes its lock.
+    ///
+    /// # Errors
+    /// [`PinsError`]; [`PinsError::Held`] while another agent has it.
+    pub fn hold(root: &Path) -> Result<Self, PinsError> {
+        on_bpffs(root)?;
+        for directory in [root.to_path_buf(), root.join("links")] {
+            fs::create_dir_all(&directory).map_err(failed(&directory))?;
+        }
+        Self::lock(root)
+    }
+
+    /// Takes the lock of a directory that is there.
+    ///
+    /// # Errors
+    /// [`PinsError`]; [`PinsError::Missing`] where there is none.
+    pub fn hold_existing(root: &Path) -> Result<Self, PinsError> {
+        if !root.exists() {
+            return Err(PinsError::Missing(root.to_path_buf()));
+        }
+        on_bpffs(root)?;
+        Self::lock(root)
+    }
+
+    fn lock(root: &Path) -> Result<Self, PinsError> {
+        let directory = File::open(root).map_err(failed(root))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { root: root.to_path_buf(), _lock: lock }),
+            Err((_, nix::Error::EWOULDBLOCK)) => Err(PinsError::Held(root.to_path_buf())),
+            Err((_, error)) => Err(failed(root)(error.into())),
+        }
+    }
+
+    /// Directory of the pinned links.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Directory of the tables.
+    pub fn maps(&self) -> PathBuf {
+        maps_of(&self.root)
+    }
+
+    /// An empty directory for tables that are to replace those in [`Self::maps`], whose layout is
+    /// another. What is left there of an attempt that did not finish is removed.
+    ///
+    /// # Errors
+    /// [`PinsError::Io`].
+    pub fn new_maps(&self) -> Result<PathBuf, PinsError> {
+        let path = self.root.join("maps.new");
+        remove_dir(&path)?;
+        fs::create_dir(&path).map_err(failed(&path))?;
+        Ok(path)
+    }
+
+    /// Puts [`Self::new_maps`] in the place of [`Self::maps`]. To be called when every link runs the
+    /// programs of the new tables. An agent that dies in between finds the old layout or no tables
+    /// pinned, and starts over; the links go on with what they had.
+    ///
+    /// # Errors
+    /// [`PinsError::Io`].
+    pub fn promote(&self) -> Result<(), PinsError> {
+        let (new, maps) = (self.root.join("maps.new"), self.maps());
+        remove_dir(&maps)?;
+        fs::rename(&new, &maps).map_err(failed(&new))
+    }
+
+    /// Removes everything, the directory included: links first, so that nothing is left attached to
+    /// tables that are gone.
+    ///
+    /// # Errors
+    /// [`PinsError::Io`].
+    pub fn remove(self) -> Result<(), PinsError> {
+        for name in ["links", "maps.new", "maps"] {
+            remove_dir(&self.root.join(name))?;
+        }
+        fs::remove_dir(&self.root).map_err(failed(&self.root))
+    }
+}
+
+/// Directory of the tables of an agent whose directory is `root`.
+pub fn maps_of(root: &Path) -> PathBuf {
+    root.join("maps")
+}
+
+/// Fails unless the nearest directory that exists is on a BPF file system.
+fn on_bpffs(root: &Path) -> Result<(), PinsError> {
+    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    match statfs(existing) {
+        Ok(stat) if stat.filesystem_type() == BPFFS => Ok(()),
+        Ok(_) => Err(PinsError::NotBpffs(root.to_path_buf())),
+        Err(error) => Err(failed(existing)(error.into())),
+    }
+}
+
+/// Removes a directory of pins (it has no subdirectories), if it is there.
+fn remove_dir(path: &Path) -> Result<(), PinsError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_not_on_bpffs_is_refused_and_not_made() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let root = directory.path().join("sluice");
+        assert!(matches!(Pins::hold(&root), Err(PinsError::NotBpffs(_))));
+        assert!(!root.exists());
+    }
+
+    #[test]
+    fn a_missing_directory_holds_nothing() {
+        let root = Path::new("/nonexistent/sluice");
+        assert!(matches!(Pins::hold_existing(root), Err(PinsError::Missing(_))));
+    }
+}

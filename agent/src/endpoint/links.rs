@@ -1,0 +1,190 @@
+//! Interfaces, namespace numbers and addresses by rtnetlink.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+
+use futures_util::stream::{StreamExt as _, TryStreamExt as _};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Interface index in one namespace.
+pub type IfIndex = u32;
+
+/// Why the kernel could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LinksError {
+    /// No netlink socket.
+    #[error("cannot open a netlink socket: {0}")]
+    Socket(#[from] io::Error),
+    /// A request failed.
+    #[error("cannot ask the kernel for {what}: {source}")]
+    Request {
+        /// What was asked for.
+        what: &'static str,
+        /// Its answer.
+        source: rtnetlink::Error,
+    },
+}
+
+/// A veth of this namespace whose peer is in another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostLink {
+    /// Index here.
+    pub ifindex: IfIndex,
+    /// Name here.
+    pub name: String,
+    /// Number, as seen from here, of the namespace that the peer is in.
+    pub peer_nsid: i32,
+    /// The peer's index there. Means nothing without [`Self::peer_nsid`].
+    pub peer_ifindex: IfIndex,
+}
+
+/// A netlink connection, served by a task that ends with this value.
+#[derive(Debug)]
+pub struct Links {
+    handle: Handle,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Links {
+    /// Opens the connection, in the network namespace of the calling thread. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`LinksError::Socket`].
+    pub fn open() -> Result<Self, LinksError> {
+        // Without the strict check the kernel ignores IFA_TARGET_NETNSID and answers for this namespace.
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+        Ok(Self { handle, task: tokio::spawn(connection) })
+    }
+
+    /// All veths with the peer in another namespace. The kernel numbers that namespace while it
+    /// answers, so [`Self::nsid`] must be asked afterwards.
+    ///
+    /// # Errors
+    /// [`LinksError::Request`].
+    pub async fn host_links(&self) -> Result<Vec<HostLink>, LinksError> {
+        let failed = |source| LinksError::Request { what: "its interfaces", source };
+        let links: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.map_err(failed)?;
+        Ok(links.iter().filter_map(host_link).collect())
+    }
+
+    /// Number of a namespace as seen from here; `None` where the kernel never had to number it, so
+    /// that no interface here has its peer there.
+    ///
+    /// # Errors
+    /// [`LinksError::Request`].
+    pub async fn nsid(&self, netns: &File) -> Result<Option<i32>, LinksError> {
+        let failed = |source| LinksError::Request { what: "a namespace's number", source };
+        let mut message = NsidMessage::default();
+        // A descriptor is never negative.
+        message.attributes.push(NsidAttribute::Fd(netns.as_raw_fd().unsigned_abs()));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
+        request.header.flags = NLM_F_REQUEST;
+        let mut answers = self.handle.clone().request(request).map_err(failed)?;
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(nsid)) => {
+                    return Ok(nsid.attributes.iter().find_map(|attribute| match attribute {
+                        NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+                        _ => None,
+                    }));
+                }
+                NetlinkPayload::Error(error) => {
+                    return Err(failed(rtnetlink::Error::NetlinkError(error)));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The addresses inside a namespace, by the index of the interface there.
+    ///
+    /// # Errors
+    /// [`LinksError::Request`].
+    pub async fn addresses(&self, nsid: i32) -> Result<BTreeMap<IfIndex, Vec<IpAddr>>, LinksError> {
+        let failed = |source| LinksError::Request { what: "a namespace's addresses", source };
+        let mut request = self.handle.address().get();
+        request.message_mut().attributes.push(AddressAttribute::TargetNetNsId(nsid));
+        let mut found: BTreeMap<IfIndex, Vec<IpAddr>> = BTreeMap::new();
+        let mut answers = request.execute();
+        while let Some(message) = answers.try_next().await.map_err(failed)? {
+            // IPv4: `Address` is the other end of a point-to-point link, `Local` the own address. IPv6
+            // has `Address` alone unless a peer is set.
+            let own = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+            let any = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
+            if let Some(address) = own.or(any) {
+                found.entry(message.header.index).or_default().push(address);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Sends a message on `changed` whenever an interface of this namespace changes, until the receiver
+/// is gone. Messages that were not taken yet count for later changes as well.
+///
+/// # Errors
+/// [`LinksError::Socket`].
+pub fn watch(changed: mpsc::Sender<()>) -> Result<JoinHandle<()>, LinksError> {
+    let (connection, handle, mut messages) =
+        rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
+    Ok(tokio::spawn(async move {
+        let connection = tokio::spawn(connection);
+        // The connection ends when its handle does.
+        let _handle = handle;
+        while messages.next().await.is_some() {
+            if let Err(mpsc::error::TrySendError::Closed(())) = changed.try_send(()) {
+                break;
+            }
+        }
+        connection.abort();
+    }))
+}
+
+fn host_link(message: &LinkMessage) -> Option<HostLink> {
+    let mut name = None;
+    let mut peer_nsid = None;
+    let mut peer_ifindex = None;
+    let mut veth = false;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(value) => name = Some(value.clone()),
+            LinkAttribute::LinkNetNsId(value) => peer_nsid = Some(*value),
+            LinkAttribute::Link(value) => peer_ifindex = Some(*value),
+            LinkAttribute::LinkInfo(infos) => {
+                veth |= infos.contains(&LinkInfo::Kind(InfoKind::Veth));
+            }
+            _ => {}
+        }
+    }
+    let link = HostLink {
+        ifindex: message.header.index,
+        name: name?,
+        peer_nsid: peer_nsid?,
+        peer_ifindex: peer_ifindex?,
+    };
+    veth.then_some(link)
+}

@@ -1,0 +1,14 @@
+//! Which host-side interface is which pod.
+//!
+//! * [`netns`]: the network namespaces of this node, from the files that container runtimes leave;
+//! * [`links`]: the node's interfaces and the addresses inside the namespaces, by netlink;
+//! * [`discover`]: both together, matched against the pods that the source says run here.
+//!
+//! Nothing here enters a namespace: the kernel answers for another one by its number (nsid).
+
+pub mod discover;
+pub mod links;
+pub mod netns;
+pub mod slots;
+
+pub use discover::{Assignment, Interface, LocalPod, NotFound, Scan, assign};

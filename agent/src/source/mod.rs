@@ -1,0 +1,41 @@
+//! Where policy objects come from. A source knows nothing of kernel tables; the agent's loop knows
+//! nothing of where the objects are kept.
+//!
+//! A source is a task that sends [`Event`]s in order: changes, then one [`Event::Synced`] when the
+//! first full list is through (nothing is applied before), then further changes for as long as it
+//! lives. On [`Refresh`] it looks again at once and echoes the token as [`Event::Refreshed`] behind
+//! whatever it found, so that whoever asked knows when that has arrived.
+
+use sluice_policy::model::Change;
+use tokio::sync::mpsc;
+
+pub mod dir;
+
+/// What a source sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The cluster has changed. What belongs together is in one event: it is applied atomically.
+    Changes(Vec<Change>),
+    /// Everything that is wrong with the objects now, each with the object's name; replaces what was
+    /// sent before.
+    Faults(Vec<String>),
+    /// The first full list is through. Sent once.
+    Synced,
+    /// Everything that was there when this token was sent has been sent on.
+    Refreshed(u64),
+}
+
+/// A request to look again now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refresh(pub u64);
+
+/// The agent's side of a running source.
+#[derive(Debug)]
+pub struct Source {
+    /// How to name it to people.
+    pub name: String,
+    /// What it sends. Closed only if the source has failed for good.
+    pub events: mpsc::Receiver<Event>,
+    /// Asks it to look again.
+    pub refresh: mpsc::Sender<Refresh>,
+}

@@ -1,0 +1,108 @@
+//! What an agent enforces, as `sluice status -o json` prints it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole state of an agent. Field names are a contract.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// An agent answered; false: read from the pins alone, and what cannot be known then is empty.
+    pub agent: bool,
+    /// Its process id.
+    pub pid: Option<u32>,
+    /// Its node.
+    pub node: String,
+    /// Where its policies come from.
+    pub source: String,
+    /// The source has delivered its first full list, and all of it that has arrived is in the kernel.
+    pub synced: bool,
+    /// Generation of the kernel tables.
+    pub generation: u32,
+    /// Version of the table layout.
+    pub abi_version: u32,
+    /// Corrections since the agent's start: what the kernel held or lacked against expectation.
+    pub corrections: u64,
+    /// Local pods by name.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Objects that could not be converted, pods that do not fit, and the like: each named.
+    pub faults: Vec<String>,
+    /// How full the tables are.
+    pub tables: Vec<TableStatus>,
+}
+
+/// A local pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its host-side interfaces.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Slot in the kernel tables; 0: none.
+    pub slot: u32,
+    /// Number of its incarnation; 0: none.
+    pub epoch: u32,
+    /// A policy isolates it for ingress.
+    pub ingress: bool,
+    /// A policy isolates it for egress.
+    pub egress: bool,
+    /// What should be enforced is.
+    pub state: EnforcementState,
+    /// Why not, or what to know besides.
+    pub reason: Option<String>,
+}
+
+/// Whether a pod's policies are in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EnforcementState {
+    /// They are.
+    Enforced,
+    /// No policy selects it: nothing is attached.
+    NotIsolated,
+    /// They are not.
+    #[default]
+    NotEnforced,
+    /// It is enforced with a closed policy, because its own does not fit the tables.
+    Closed,
+}
+
+impl EnforcementState {
+    /// As printed.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::NotIsolated => "not isolated",
+            Self::NotEnforced => "NOT ENFORCED",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// A host-side interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Name on the host.
+    pub name: String,
+    /// Index on the host.
+    pub ifindex: u32,
+    /// A file that the pod's namespace is mounted on.
+    pub netns: PathBuf,
+    /// Programs of others on the same hooks, in the form `ingress: name (id 7)`. They can redirect
+    /// packets past ours.
+    pub foreign_programs: Vec<String>,
+}
+
+/// How full a table is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// Its name.
+    pub table: String,
+    /// Elements in use.
+    pub used: u64,
+    /// Elements that fit.
+    pub capacity: u64,
+}
