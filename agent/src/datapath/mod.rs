@@ -2,12 +2,15 @@
 //!
 //! * [`load`]: the object, its maps (new or pinned) and its two programs;
 //! * [`maps`]: typed access to the tables, and the applier of ordered operations;
-//! * [`attach`], [`pins`]: programs on the pods' interfaces, and what outlives the agent;
+//! * [`attach`]: the programs on the hooks of pods' interfaces;
+//! * [`pins`]: the directory that keeps all of it in force while no agent runs;
+//! * [`enforcer`]: these together, as [`crate::reconcile`] needs them;
 //! * [`counters`]: what became of packets;
 //! * [`events`]: records of drops.
 
 pub mod attach;
 pub mod counters;
+pub mod enforcer;
 pub mod events;
 mod generation;
 pub mod load;

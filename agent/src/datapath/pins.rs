@@ -66,7 +66,7 @@ impl Pins {
     /// [`PinsError`]; [`PinsError::Held`] while another agent has it.
     pub fn hold(root: &Path) -> Result<Self, PinsError> {
         on_bpffs(root)?;
-        for directory in [root.to_path_buf(), root.join("links")] {
+        for directory in [root.to_path_buf(), root.join("links"), maps_of(root)] {
             fs::create_dir_all(&directory).map_err(failed(&directory))?;
         }
         Self::lock(root)

@@ -1,0 +1,65 @@
+//! The manifests that a command is given.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Failure;
+use crate::cluster::{AddressPlan, Cluster};
+use crate::manifest::{self, Placed, Warning};
+
+/// Arguments that name manifests.
+#[derive(Debug, Args)]
+pub struct InputArguments {
+    /// Manifests: files, directories (searched for *.yaml, *.yml and *.json), or - for standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Manifests without an error among them.
+#[derive(Debug)]
+pub struct Input {
+    /// The objects.
+    pub objects: Vec<Placed>,
+    /// What to know about them.
+    pub warnings: Vec<Warning>,
+}
+
+impl InputArguments {
+    /// Reads them; warnings go to standard error.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] with everything that is wrong.
+    pub fn load(&self) -> Result<Input, Failure> {
+        let loaded = manifest::load(&self.paths);
+        for warning in &loaded.warnings {
+            eprintln!("warning: {warning}");
+        }
+        match loaded.errors.as_slice() {
+            [] => Ok(Input { objects: loaded.objects, warnings: loaded.warnings }),
+            errors => Err(Failure::Usage(all_problems(errors))),
+        }
+    }
+}
+
+impl Input {
+    /// The cluster that they describe.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] where it cannot be made.
+    pub fn cluster(&self) -> Result<Cluster, Failure> {
+        let objects = self.objects.iter().map(|placed| &placed.object);
+        Cluster::from_objects(objects, &mut AddressPlan::default()).map_err(Failure::usage)
+    }
+}
+
+/// Every problem on its line, under a heading where there are several.
+pub fn all_problems(problems: &[manifest::Problem]) -> String {
+    match problems {
+        [one] => one.to_string(),
+        many => {
+            let lines: Vec<String> = many.iter().map(|problem| format!("  {problem}")).collect();
+            format!("{} errors in the input:\n{}", many.len(), lines.join("\n"))
+        }
+    }
+}

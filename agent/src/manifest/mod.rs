@@ -1,0 +1,214 @@
+//! Manifests: files, directories and standard input, as objects.
+//!
+//! ```text
+//! paths ── read ──► texts ── yaml ──► documents ── interpret (kinds, strict, convert) ──► objects
+//! ```
+//!
+//! Everything that is wrong is reported, with its place; what is right is there nevertheless. The
+//! command line refuses to go on when there is any error. The agent goes on: each NetworkPolicy with
+//! an error has its closed form in [`Loaded::broken`].
+
+pub mod interpret;
+pub mod kinds;
+pub mod read;
+pub mod strict;
+pub mod yaml;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+pub use self::interpret::Object;
+use self::interpret::{Broken, Reading, interpret};
+use self::read::Text;
+use crate::cluster::ObjectKey;
+use crate::convert::Fault;
+
+/// Where something stands in the input.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The file, or `<stdin>`.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u64,
+    /// Document in the file, from 1; those that hold nothing do not count.
+    pub document: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: document {}", self.file, self.line, self.document)
+    }
+}
+
+/// Something wrong with the input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where; absent where a whole path cannot be read.
+    pub place: Option<Place>,
+    /// The object; empty where it is not known.
+    pub object: String,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        if !self.object.is_empty() {
+            write!(f, "{}: ", self.object)?;
+        }
+        self.fault.fmt(f)
+    }
+}
+
+/// Something to know about the input that is not wrong.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Warning {
+    /// The object or the kind.
+    pub object: String,
+    /// Path of the field; empty where there is none.
+    pub field: String,
+    /// What to know.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.field.as_str() {
+            "" => write!(f, "{}: {}", self.object, self.message),
+            field => write!(f, "{}: {field}: {}", self.object, self.message),
+        }
+    }
+}
+
+/// An object and where it came from.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// The object.
+    pub object: Object,
+    /// Its beginning.
+    pub place: Place,
+    /// Directory that file names inside it start from.
+    pub directory: PathBuf,
+}
+
+/// What the given paths hold.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The objects that were understood, in the order of the input. Of equal ones the first.
+    pub objects: Vec<Placed>,
+    /// The objects that were not, with the closed forms of NetworkPolicies.
+    pub broken: Vec<Broken>,
+    /// Everything that is wrong.
+    pub errors: Vec<Problem>,
+    /// Everything else to know, one line per kind.
+    pub warnings: Vec<Warning>,
+}
+
+/// Reads everything below the paths (`-` is standard input).
+pub fn load<P: AsRef<Path>>(paths: &[P]) -> Loaded {
+    let mut loader = Loader::default();
+    for path in paths {
+        for text in read::read(path.as_ref()) {
+            match text {
+                Ok(text) => loader.add(&text),
+                Err(error) => loader.loaded.errors.push(Problem {
+                    place: None,
+                    object: String::new(),
+                    fault: Fault { field: String::new(), reason: error.to_string() },
+                }),
+            }
+        }
+    }
+    loader.finish()
+}
+
+/// Reads one text that is at hand.
+pub fn load_text(text: &Text) -> Loaded {
+    let mut loader = Loader::default();
+    loader.add(text);
+    loader.finish()
+}
+
+/// Reads anything: what the fuzzer calls. Never panics.
+pub fn load_bytes(bytes: &[u8]) -> Loaded {
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    load_text(&Text { file: "<bytes>".into(), directory: ".".into(), text })
+}
+
+#[derive(Default)]
+struct Loader {
+    loaded: Loaded,
+    first_places: BTreeMap<ObjectKey, Place>,
+    irrelevant: BTreeMap<(String, String), usize>,
+}
+
+impl Loader {
+    fn add(&mut self, text: &Text) {
+        for (i, document) in yaml::documents(&text.text).into_iter().enumerate() {
+            let place = |line| Place { file: text.file.clone(), line, document: i + 1 };
+            match document {
+                Err(error) => self.loaded.errors.push(Problem {
+                    place: Some(place(error.line)),
+                    object: String::new(),
+                    fault: Fault { field: String::new(), reason: error.reason },
+                }),
+                Ok(document) => {
+                    for (path, reading) in interpret(document.value()) {
+                        let locate =
+                            |field: &str| place(document.line_of(&strict::join(&path, field)));
+                        self.add_reading(reading, locate, &text.directory);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_reading(&mut self, reading: Reading, locate: impl Fn(&str) -> Place, directory: &Path) {
+        match reading {
+            Reading::Object(object) => self.add_object(*object, locate(""), directory),
+            Reading::Broken(broken) => {
+                for fault in &broken.faults {
+                    self.loaded.errors.push(Problem {
+                        place: Some(locate(&fault.field)),
+                        object: broken.object.clone(),
+                        fault: fault.clone(),
+                    });
+                }
+                self.loaded.broken.push(*broken);
+            }
+            Reading::Irrelevant { api_version, kind } => {
+                *self.irrelevant.entry((kind, api_version)).or_default() += 1;
+            }
+        }
+    }
+
+    fn add_object(&mut self, object: Object, place: Place, directory: &Path) {
+        if let Some(first) = self.first_places.get(&object.key) {
+            let reason = format!("is in the input twice: first at {first}");
+            self.loaded.errors.push(Problem {
+                place: Some(place),
+                object: object.key.to_string(),
+                fault: Fault { field: String::new(), reason },
+            });
+            return;
+        }
+        self.first_places.insert(object.key.clone(), place.clone());
+        self.loaded.objects.push(Placed { object, place, directory: directory.to_owned() });
+    }
+
+    fn finish(mut self) -> Loaded {
+        for ((kind, api_version), count) in self.irrelevant {
+            let objects = if count == 1 { "object" } else { "objects" };
+            let message =
+                format!("{count} {objects} of {api_version} ignored: policy does not depend on it");
+            self.loaded.warnings.push(Warning { object: kind, field: String::new(), message });
+        }
+        self.loaded
+    }
+}
