@@ -7,6 +7,7 @@ use sluice_policy::model::{Answer, PodName, Protocol};
 
 use crate::cluster::Cluster;
 
+pub mod lab;
 pub mod model;
 pub mod opinions;
 pub mod sides;
@@ -216,7 +217,7 @@ impl EngineKind {
             Self::Model => Ok(vec![Box::new(model::Model)]),
             Self::Tables => Ok(vec![Box::new(tables::Tables::default())]),
             Self::Kernel => anyhow::bail!("the engine `kernel` is not in this build"),
-            Self::Lab => anyhow::bail!("the engine `lab` is not in this build"),
+            Self::Lab => Ok(vec![Box::new(lab::LabEngine::new(std::env::current_exe()?))]),
             Self::All => {
                 let mut engines = Vec::new();
                 for kind in [Self::Model, Self::Tables, Self::Kernel, Self::Lab] {
