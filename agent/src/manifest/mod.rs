@@ -19,6 +19,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use sluice_policy::model::{Direction, direction_label};
 
 pub use self::interpret::Object;
 use self::interpret::{Broken, Reading, interpret};
@@ -122,6 +123,20 @@ fn fields_to_locate(object: &Object) -> Vec<String> {
         lists.chain([format!("steps[{i}]")]).collect::<Vec<_>>()
     };
     test.steps.iter().enumerate().flat_map(step_fields).collect()
+}
+
+/// Rules that do nothing, although they look as if they did.
+fn inert_rules(object: &Object) -> Vec<Warning> {
+    let Item::NetworkPolicy(policy) = &object.item else { return Vec::new() };
+    let warning = |direction: &Direction| {
+        let label = direction_label(*direction);
+        Warning {
+            object: object.key.to_string(),
+            field: format!("spec.{label}"),
+            message: format!("policyTypes leaves {label} out, so these rules do nothing"),
+        }
+    };
+    policy.inert.iter().map(warning).collect()
 }
 
 /// What the given paths hold.
@@ -236,6 +251,7 @@ impl Loader {
             return;
         }
         self.first_places.insert(object.key.clone(), place.clone());
+        self.loaded.warnings.extend(inert_rules(&object));
         self.loaded.objects.push(Placed { object, place, directory: directory.to_owned(), lines });
     }
 

@@ -64,6 +64,17 @@ fn policy_types_are_inferred_as_the_api_server_does() {
 }
 
 #[test]
+fn rules_of_a_direction_that_is_not_declared_are_inert_and_said_to_be() {
+    let rule = json!([{}]);
+    let inert = |spec: Value| converted(spec).expect("valid").inert;
+    let spec = json!({"policyTypes": ["Egress"], "ingress": rule, "egress": rule});
+    assert_eq!(inert(spec), [Direction::Ingress]);
+    assert_eq!(inert(json!({"policyTypes": ["Ingress"], "egress": rule})), [Direction::Egress]);
+    assert_eq!(inert(json!({"policyTypes": ["Ingress"], "egress": []})), []);
+    assert_eq!(inert(json!({"ingress": rule, "egress": rule})), []);
+}
+
+#[test]
 fn absent_and_empty_lists_of_peers_and_ports_are_all_of_them() {
     let all = Rule { action: Action::Allow, peers: Peers::Any, ports: Ports::Any };
     for rule in [json!({}), json!({"from": [], "ports": []}), json!({"from": null, "ports": null})]
