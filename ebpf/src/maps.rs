@@ -10,6 +10,8 @@ use sluice_common::abi::{
 };
 use sluice_common::reason::REASON_MAX;
 
+use crate::path::Scratch;
+
 /// The generation, the ABI version and the event rate. Written by the agent; one element. It can be
 /// mapped into memory, because the flip of the generation is one atomic store.
 #[btf_map(name = "control")]
@@ -83,3 +85,7 @@ pub(crate) static EVENTS: RingBuf<Event, { capacity::EVENT_BYTES as usize }> = R
 /// Slot → what the endpoint has used of its event rate. Written here only.
 #[btf_map(name = "event_budgets")]
 pub(crate) static EVENT_BUDGETS: Array<EventBudget, { ENDPOINT_MAX as usize }> = Array::new();
+
+/// Room for what a program run knows about its packet. Written and read here, by one run at a time.
+#[btf_map(name = "scratch")]
+pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();

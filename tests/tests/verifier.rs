@@ -1,8 +1,12 @@
 //! The kernel takes the programs.
 
 use sluice::datapath::{Datapath, LoadOptions};
+use sluice_common::abi::Direction;
 
 #[test]
 fn programs_load() {
-    Datapath::load(&LoadOptions::default()).expect("the kernel takes the programs");
+    let datapath = Datapath::load(&LoadOptions::default()).expect("the kernel takes the programs");
+    for direction in [Direction::Ingress, Direction::Egress] {
+        println!("{direction:?}: {:?}", datapath.verification(direction).unwrap());
+    }
 }

@@ -197,18 +197,20 @@ impl Compiler {
             return;
         }
         let shared = Arc::new(name.clone());
-        if let Some((claim, addresses)) = old.and_then(|old| claims(old, &shared)) {
+        let old = old.and_then(|old| claims(old, &shared));
+        let new = pod.as_ref().and_then(|pod| claims(pod, &shared));
+        if let Some((claim, addresses)) = &old {
             for address in addresses {
-                let heir = self.owners.release(address, &claim);
-                self.reconsider(heir, work);
-                work.addresses.insert(address);
+                self.note_owner(address, work);
+                self.owners.release(*address, claim);
+                self.note_owner(address, work);
             }
         }
-        if let Some((claim, addresses)) = pod.as_ref().and_then(|pod| claims(pod, &shared)) {
+        if let Some((claim, addresses)) = &new {
             for address in addresses {
-                let displaced = self.owners.claim(address, claim.clone());
-                self.reconsider(displaced, work);
-                work.addresses.insert(address);
+                self.note_owner(address, work);
+                self.owners.claim(*address, claim.clone());
+                self.note_owner(address, work);
             }
         }
         if self.world.endpoints.contains_key(&name) {
@@ -217,11 +219,11 @@ impl Compiler {
         self.world.apply(Change::Pod(name, pod));
     }
 
-    /// An endpoint has the addresses that no younger pod claims: it comes to have others.
-    fn reconsider(&self, pod: Option<Arc<PodName>>, work: &mut Work) {
-        if let Some(pod) = pod.filter(|pod| self.world.endpoints.contains_key(&**pod)) {
-            work.endpoints.insert(PodName::clone(&pod));
-        }
+    /// The address's class, and the element of the endpoint that has it now, must be looked at again.
+    fn note_owner(&self, address: &Address, work: &mut Work) {
+        work.addresses.insert(*address);
+        let owner = self.owners.of(address).and_then(|owner| self.world.endpoints.get(owner));
+        work.slots.extend(owner.map(|endpoint| endpoint.slot));
     }
 
     fn take_in_policy(&mut self, name: PolicyName, policy: Option<Policy>, work: &mut Work) {
@@ -345,9 +347,9 @@ impl Compiler {
     }
 }
 
-/// The addresses that a pod claims, as a peer; none with host network.
-fn claims(pod: &Pod, name: &Arc<PodName>) -> Option<(Claim, impl Iterator<Item = Address>)> {
+/// A pod's claim and the addresses that it is for; none with host network.
+fn claims(pod: &Pod, name: &Arc<PodName>) -> Option<(Claim, Vec<Address>)> {
     let claim = Claim { created: pod.created, pod: Arc::clone(name) };
     let addresses = pod.addresses.iter().map(|address| Address::from(*address));
-    (!pod.host_network).then_some((claim, addresses))
+    (!pod.host_network).then(|| (claim, addresses.collect()))
 }

@@ -33,29 +33,20 @@ impl Owners {
         self.first.iter().map(|(address, claim)| (address, &*claim.pod))
     }
 
-    /// Takes a claim in. Returns the pod that loses the address by it, if one does.
-    pub(crate) fn claim(&mut self, address: Address, claim: Claim) -> Option<Arc<PodName>> {
+    pub(crate) fn claim(&mut self, address: Address, claim: Claim) {
         let Some(first) = self.first.get_mut(&address) else {
             self.first.insert(address, claim);
-            return None;
+            return;
         };
-        let wins = claim > *first;
-        let loser = if wins { std::mem::replace(first, claim) } else { claim };
-        let displaced = wins.then(|| Arc::clone(&loser.pod));
+        let loser = if claim > *first { std::mem::replace(first, claim) } else { claim };
         self.others.entry(address).or_default().insert(loser);
-        displaced
     }
 
-    /// Takes a claim back. Returns the pod that has the address instead, if one gets it by that.
-    pub(crate) fn release(&mut self, address: Address, claim: &Claim) -> Option<Arc<PodName>> {
-        let mut heir = None;
+    pub(crate) fn release(&mut self, address: Address, claim: &Claim) {
         let others = self.others.get_mut(&address);
         if self.first.get(&address) == Some(claim) {
             match others.and_then(BTreeSet::pop_last) {
-                Some(next) => {
-                    heir = Some(Arc::clone(&next.pod));
-                    self.first.insert(address, next)
-                }
+                Some(next) => self.first.insert(address, next),
                 None => self.first.remove(&address),
             };
         } else if let Some(others) = others {
@@ -64,6 +55,5 @@ impl Owners {
         if self.others.get(&address).is_some_and(BTreeSet::is_empty) {
             self.others.remove(&address);
         }
-        heir
     }
 }

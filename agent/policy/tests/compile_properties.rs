@@ -10,6 +10,7 @@ use sluice_policy::answer::answer;
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::{Compiler, compile};
 use sluice_policy::names::Names;
+use sluice_policy::oracle::judge;
 use sluice_policy::tables::{Prefix, Tables};
 
 use common::{batches, questions, shuffled, world};
@@ -124,6 +125,14 @@ proptest! {
             } else {
                 prop_assert_eq!(usual, now);
             }
+        }
+    }
+
+    #[test]
+    fn the_tables_answer_as_the_oracle(world in world()) {
+        let compiler = compile(&world, Capacity::default());
+        for question in questions(&world) {
+            prop_assert_eq!(answer(&compiler, &question), judge(&world, &question), "{:?}", question);
         }
     }
 

@@ -31,7 +31,7 @@ pub enum FlowState {
     Opening = 0,
     /// Packets seen from both sides.
     Established = 1,
-    /// TCP/SCTP: one side has closed, or the flow was reset.
+    /// TCP: both sides have closed, or the flow was reset. SCTP: it is being shut down.
     Closing = 2,
     /// Policy took the flow back; its packets are dropped from either side until it has been silent
     /// for its lifetime, so that a retransmission cannot open it again from the other side.
