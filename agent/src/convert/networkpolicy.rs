@@ -351,7 +351,7 @@ fn port_range(
 }
 
 /// What stands in for a NetworkPolicy that cannot be converted: it isolates the pods that the policy
-/// selects, in the directions that it applies to, and allows nothing. What cannot be read of
+/// selects, in the directions that `policyTypes` names, and allows nothing. What cannot be read of
 /// selector or directions counts as the widest: the whole namespace, both directions.
 ///
 /// `None` where the object does not even say its name.
@@ -376,19 +376,15 @@ pub fn closed(value: &Value) -> Option<NetworkPolicy> {
     Some(NetworkPolicy { name: policy_name(key.namespace, key.name), policy })
 }
 
+/// Those that it names. Where it names none, its rules are no guide to what it means: a misspelled
+/// `egress` looks like no egress rules.
 fn closed_directions(spec: &Value) -> Directions {
     let both = Directions { ingress: true, egress: true };
-    let has_egress_rules = match spec.get("egress") {
-        None | Some(Value::Null) => false,
-        Some(Value::Array(rules)) => !rules.is_empty(),
-        Some(_) => true,
-    };
-    let types = match spec.get("policyTypes") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(types) => match strict::decode::<Vec<String>>(types) {
-            Ok(types) => types,
-            Err(_) => return both,
-        },
-    };
-    Directions::read(&types, has_egress_rules).unwrap_or(both)
+    match spec.get("policyTypes").map(strict::decode::<Vec<String>>) {
+        Some(Ok(types)) if !types.is_empty() => Directions::read(&types, true).unwrap_or(both),
+        _ => both,
+    }
 }
+
+#[cfg(test)]
+mod tests;
