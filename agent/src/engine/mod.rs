@@ -7,8 +7,10 @@ use sluice_policy::model::{Answer, PodName, Protocol};
 
 use crate::cluster::Cluster;
 
+pub mod kernel;
 pub mod model;
 pub mod opinions;
+pub mod packet;
 pub mod sides;
 
 /// IPv4 or IPv6.
@@ -214,7 +216,7 @@ impl EngineKind {
         match self {
             Self::Model => Ok(vec![Box::new(model::Model)]),
             Self::Tables => anyhow::bail!("the engine `tables` is not in this build"),
-            Self::Kernel => anyhow::bail!("the engine `kernel` is not in this build"),
+            Self::Kernel => Ok(vec![Box::new(kernel::Kernel::new()?)]),
             Self::Lab => anyhow::bail!("the engine `lab` is not in this build"),
             Self::All => {
                 let mut engines = Vec::new();

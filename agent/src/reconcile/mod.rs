@@ -24,10 +24,10 @@ use sluice_policy::diff::{KernelState, Op, diff};
 use sluice_policy::model::{Change, LocalEndpoint, PodName};
 use sluice_policy::tables::Touched;
 
+use self::kernel::Kernel;
 use crate::endpoint::links::IfIndex;
 use crate::endpoint::slots::{Incarnation, Slots};
 use crate::endpoint::{Assignment, Interface, LocalPod, Scan, assign};
-use self::kernel::Kernel;
 use crate::state::State;
 
 /// Brings the kernel to what should be, for one node.
