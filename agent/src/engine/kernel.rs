@@ -9,9 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::Context as _;
-use sluice_common::abi::{
-    Direction, ENDPOINT_MAX, Event, Flow, RULE_DEFAULT, RuleId,
-};
+use sluice_common::abi::{Direction, ENDPOINT_MAX, Endpoint, Event, Flow, RULE_DEFAULT, RuleId};
 use sluice_common::flow;
 use sluice_common::parse::{Packet, parse, protocol};
 use sluice_common::reason::{Outcome as Fate, Reason};
@@ -80,6 +78,12 @@ impl Kernel {
         let state = self.datapath.maps().state()?;
         let ops = diff(&state, self.compiler.tables(), None);
         self.datapath.maps().apply(&ops).context("cannot write the tables")
+    }
+
+    /// What the tables say of a pod; `None` where it is no endpoint.
+    pub fn endpoint(&self, pod: &PodName) -> Option<&Endpoint> {
+        let local = self.compiler.world().endpoints.get(pod)?;
+        self.compiler.tables().endpoints.get(&local.slot)
     }
 
     /// Runs one packet at an endpoint, and says what decided.
