@@ -1,5 +1,6 @@
 //! Integration tests.
 
+pub mod case;
 pub mod random;
 
 /// Fails with a message where the test does not run as root. `cargo xtask test` does.

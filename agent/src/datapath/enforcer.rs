@@ -5,9 +5,11 @@ use std::num::NonZeroU32;
 
 use sluice_common::abi::Direction;
 use sluice_policy::diff::{KernelState, Op};
+use sluice_policy::model::direction_label;
 
-use super::attach::{Attacher, Backend, DIRECTIONS};
+use super::attach::{Attacher, Backend, DIRECTIONS, foreign_tcx};
 use super::load::{Datapath, LoadError, LoadOptions};
+use super::maps::KernelMaps;
 use super::pins::{Pins, PinsError};
 use crate::endpoint::links::IfIndex;
 use crate::reconcile::kernel::Kernel;
@@ -66,6 +68,23 @@ impl Enforcer {
     }
 }
 
+/// Takes everything out of the kernel that an agent left with these pins, and removes them.
+///
+/// # Errors
+/// [`PinsError`]: what could not be removed is still there, and asking again goes on with it.
+pub fn uninstall(pins: Pins, backend: Backend) -> anyhow::Result<()> {
+    let attacher = Attacher::new(backend, pins.links());
+    let mut interfaces = attacher.pinned()?;
+    // clsact filters have no pins; the table says where they are.
+    if let Ok(maps) = KernelMaps::open(&pins.maps()) {
+        interfaces.extend(maps.slots()?.into_keys());
+    }
+    for ifindex in interfaces {
+        attacher.detach(ifindex)?;
+    }
+    Ok(pins.remove()?)
+}
+
 impl Kernel for Enforcer {
     fn read(&mut self) -> anyhow::Result<KernelState> {
         Ok(self.datapath.maps().state()?)
@@ -113,6 +132,15 @@ impl Kernel for Enforcer {
 
     fn left_behind(&mut self) -> anyhow::Result<BTreeSet<IfIndex>> {
         Ok(self.attacher.pinned()?)
+    }
+
+    fn foreign(&mut self, ifindex: IfIndex) -> anyhow::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for (direction, programs) in foreign_tcx(ifindex)? {
+            let label = direction_label(direction);
+            found.extend(programs.into_iter().map(|program| format!("{label}: {program}")));
+        }
+        Ok(found)
     }
 
     fn settle(&mut self) -> anyhow::Result<()> {

@@ -64,6 +64,12 @@ pub trait Kernel {
     /// As above.
     fn left_behind(&mut self) -> anyhow::Result<BTreeSet<IfIndex>>;
 
+    /// Programs of others on the same hooks of an interface.
+    ///
+    /// # Errors
+    /// As above.
+    fn foreign(&mut self, ifindex: IfIndex) -> anyhow::Result<Vec<String>>;
+
     /// All that should be enforced is, with the present programs and tables: what was kept of a former
     /// agent's for the meantime can go.
     ///

@@ -12,6 +12,7 @@
 //! was enforced in force, and all of it is done again, compared with the kernel read afresh.
 
 pub mod kernel;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -99,13 +100,14 @@ impl<K: Kernel> Reconciler<K> {
                 }
             }
         }
-        let touched = self.compiler.apply(changes);
-        merge(&mut self.touched, touched);
+        self.touched.merge(self.compiler.apply(changes));
     }
 
-    /// Takes in what discovery found.
-    pub fn found(&mut self, scan: Scan) {
+    /// Takes in what discovery found, and says whether that is anything new.
+    pub fn found(&mut self, scan: Scan) -> bool {
+        let new = self.scan != scan;
         self.scan = scan;
+        new
     }
 
     /// Brings the kernel to the present state of everything that was taken in. To be called only
@@ -194,8 +196,7 @@ impl<K: Kernel> Reconciler<K> {
             }
         }
         if !changes.is_empty() {
-            let touched = self.compiler.apply(changes);
-            merge(&mut self.touched, touched);
+            self.touched.merge(self.compiler.apply(changes));
         }
         fresh
     }
@@ -319,13 +320,4 @@ impl<K: Kernel> Reconciler<K> {
         let endpoint = self.compiler.tables().endpoints.get(&slot);
         endpoint.is_some_and(|endpoint| endpoint.is_governed(direction))
     }
-}
-
-fn merge(into: &mut Touched, more: Touched) {
-    let Touched { endpoints, peers, cidrs, decisions, rules } = more;
-    into.endpoints.extend(endpoints);
-    into.peers.extend(peers);
-    into.cidrs.extend(cidrs);
-    into.decisions.extend(decisions);
-    into.rules.extend(rules);
 }
