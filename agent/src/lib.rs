@@ -8,6 +8,7 @@ pub mod datapath;
 pub mod endpoint;
 pub mod engine;
 pub mod inspect;
+pub mod lab;
 pub mod manifest;
 pub mod policytest;
 pub mod reconcile;

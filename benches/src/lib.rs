@@ -1,1 +1,3 @@
-//! Benches.
+//! Benches, and what they share.
+
+pub mod worlds;

@@ -48,7 +48,6 @@ const COVERAGE_FLAGS: &[&str] = &[
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
     "-Copt-level=2",
-    "-Ccodegen-units=1",
 ];
 
 pub(crate) fn main(mut arguments: lexopt::Parser) -> anyhow::Result<()> {

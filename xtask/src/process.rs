@@ -117,7 +117,7 @@ impl Program {
     }
 
     /// What a person would type in the workspace's root.
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let set = self.environment.iter().map(|(name, value)| assignment(name, value));
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
         let words = set.chain(words.map(OsString::from));

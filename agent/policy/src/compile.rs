@@ -197,22 +197,33 @@ impl Compiler {
             return;
         }
         let shared = Arc::new(name.clone());
-        if let Some((claim, addresses)) = old.and_then(|old| claims(old, &shared)) {
+        let old = old.and_then(|old| claims(old, &shared));
+        let new = pod.as_ref().and_then(|pod| claims(pod, &shared));
+        if let Some((claim, addresses)) = &old {
             for address in addresses {
-                self.owners.release(address, &claim);
-                work.addresses.insert(address);
+                self.note_owner(address, work);
+                self.owners.release(*address, claim);
+                self.note_owner(address, work);
             }
         }
-        if let Some((claim, addresses)) = pod.as_ref().and_then(|pod| claims(pod, &shared)) {
+        if let Some((claim, addresses)) = &new {
             for address in addresses {
-                self.owners.claim(address, claim.clone());
-                work.addresses.insert(address);
+                self.note_owner(address, work);
+                self.owners.claim(*address, claim.clone());
+                self.note_owner(address, work);
             }
         }
         if self.world.endpoints.contains_key(&name) {
             work.endpoints.insert(name.clone());
         }
         self.world.apply(Change::Pod(name, pod));
+    }
+
+    /// The address's class, and the element of the endpoint that has it now, must be looked at again.
+    fn note_owner(&self, address: &Address, work: &mut Work) {
+        work.addresses.insert(*address);
+        let owner = self.owners.of(address).and_then(|owner| self.world.endpoints.get(owner));
+        work.slots.extend(owner.map(|endpoint| endpoint.slot));
     }
 
     fn take_in_policy(&mut self, name: PolicyName, policy: Option<Policy>, work: &mut Work) {
@@ -336,9 +347,9 @@ impl Compiler {
     }
 }
 
-/// The addresses that a pod claims, as a peer; none with host network.
-fn claims(pod: &Pod, name: &Arc<PodName>) -> Option<(Claim, impl Iterator<Item = Address>)> {
+/// A pod's claim and the addresses that it is for; none with host network.
+fn claims(pod: &Pod, name: &Arc<PodName>) -> Option<(Claim, Vec<Address>)> {
     let claim = Claim { created: pod.created, pod: Arc::clone(name) };
     let addresses = pod.addresses.iter().map(|address| Address::from(*address));
-    (!pod.host_network).then_some((claim, addresses))
+    (!pod.host_network).then(|| (claim, addresses.collect()))
 }

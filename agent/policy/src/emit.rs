@@ -191,16 +191,17 @@ impl Compiler {
         let pod = self.world.pods.get(name)?;
         let sets = self.governed.get(name)?;
         let number = |set: Option<SetIndex>| set.and_then(|set| self.set_number(set));
-        let address = |is_v4: bool| {
-            let found = pod.addresses.iter().find(|address| address.is_ipv4() == is_v4);
-            found.map_or(Address::UNSPECIFIED, |address| Address::from(*address))
-        };
+        // An address that a younger pod has is not this one's any more.
+        let owned = pod.addresses.iter().map(|address| Address::from(*address));
+        let owned = owned.filter(|address| self.owners.of(address) == Some(name));
+        let (v4, v6): (Vec<Address>, Vec<Address>) = owned.partition(Address::is_v4);
+        let first = |family: Vec<Address>| family.first().copied().unwrap_or(Address::UNSPECIFIED);
         Some(Endpoint {
             sets: sets.map(|set| number(set).unwrap_or(SET_NONE)),
             epoch: local.epoch,
             flags: local.flags | EndpointFlags::PRESENT,
-            v4: address(true),
-            v6: address(false),
+            v4: first(v4),
+            v6: first(v6),
         })
     }
 

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod completions;
 pub mod explain;
 pub mod input;
+pub mod lab;
 pub mod inspect;
 pub mod matrix;
 pub mod progress;
@@ -51,6 +52,8 @@ pub enum Command {
     Matrix(matrix::MatrixArguments),
     /// Say whether one connection gets through, and which rule decides it
     Explain(explain::ExplainArguments),
+    /// Build a cluster of network namespaces with the real agent
+    Lab(lab::LabArguments),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArguments),
 }
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Matrix(arguments) => matrix::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Lab(arguments) => lab::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     };
     match result {

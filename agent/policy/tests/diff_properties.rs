@@ -1,0 +1,151 @@
+//! What must hold of every prefix of every diff, from whatever the kernel holds.
+
+mod common;
+
+use proptest::prelude::*;
+use sluice_common::abi::{Address, Decision, Endpoint, Versioned};
+use sluice_common::decide::decide;
+use sluice_policy::capacity::Capacity;
+use sluice_policy::compile::{Compiler, compile};
+use sluice_policy::diff::{KernelState, Op, diff};
+use sluice_policy::model::{Question, World};
+use sluice_policy::names::Names;
+use sluice_policy::tables::Tables;
+
+use common::{batches, change, questions, world};
+
+/// What a packet of a slot would meet: the endpoint, and the decision if it is governed.
+fn verdict(
+    tables: &Tables,
+    slot: u32,
+    question: &Question,
+) -> Option<(Endpoint, Option<Decision>)> {
+    let endpoint = *tables.endpoints.get(&slot)?;
+    let set = endpoint.set(question.direction);
+    let decide =
+        || decide(tables, set, &Address::from(question.remote), question.protocol, question.port);
+    Some((endpoint, (set != 0).then(decide).flatten()))
+}
+
+fn verdicts(
+    tables: &Tables,
+    asked: &[(u32, Question)],
+) -> Vec<Option<(Endpoint, Option<Decision>)>> {
+    asked.iter().map(|(slot, question)| verdict(tables, *slot, question)).collect()
+}
+
+/// Every eleventh question of either world: all of them after each op would take minutes.
+fn sample(worlds: [&World; 2]) -> Vec<(u32, Question)> {
+    let ask = |world: &World| {
+        let slots = world.endpoints.clone();
+        questions(world).into_iter().step_by(11).map(move |q| (slots[&q.pod].slot, q))
+    };
+    worlds.into_iter().flat_map(ask).collect()
+}
+
+fn apply_all(kernel: &mut KernelState, ops: &[Op]) {
+    ops.iter().for_each(|op| kernel.apply(op));
+}
+
+/// Applies the ops one by one; after each the verdicts are the old ones or, from the flip on, the new.
+fn every_prefix_is_old_or_new(
+    kernel: &mut KernelState,
+    ops: &[Op],
+    desired: &Tables,
+    asked: &[(u32, Question)],
+) -> Result<(), TestCaseError> {
+    let old = verdicts(&kernel.view(), asked);
+    let new = verdicts(desired, asked);
+    let mut has_flipped = !ops.iter().any(|op| matches!(op, Op::Flip(_)));
+    for op in ops {
+        kernel.apply(op);
+        has_flipped |= matches!(op, Op::Flip(_));
+        let seen = verdicts(&kernel.view(), asked);
+        prop_assert_eq!(&seen, if has_flipped { &new } else { &old }, "after {:?}", op);
+    }
+    prop_assert_eq!(&kernel.view(), desired);
+    Ok(())
+}
+
+fn flips(ops: &[Op]) -> usize {
+    ops.iter().filter(|op| matches!(op, Op::Flip(_))).count()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn each_prefix_of_an_incremental_diff_is_old_or_new(batches in batches()) {
+        let mut compiler = Compiler::new(Capacity::default(), Names::default());
+        let mut kernel = KernelState { generation: 1, ..KernelState::default() };
+        for batch in batches {
+            let before = compiler.world().clone();
+            let touched = compiler.apply(batch);
+            let ops = diff(&kernel, compiler.tables(), Some(&touched));
+            prop_assert!(flips(&ops) <= 1);
+            let asked = sample([&before, compiler.world()]);
+            every_prefix_is_old_or_new(&mut kernel, &ops, compiler.tables(), &asked)?;
+            // Nothing that differs was left untouched.
+            prop_assert_eq!(diff(&kernel, compiler.tables(), None), []);
+        }
+    }
+
+    #[test]
+    fn each_prefix_after_a_crash_is_old_or_new(
+        worlds in [world(), world(), world()],
+        crash in any::<prop::sample::Index>(),
+    ) {
+        let [first, second, third] = worlds;
+        let mut kernel = KernelState { generation: 1, ..KernelState::default() };
+        let tables = compile(&first, Capacity::default());
+        let ops = diff(&kernel, tables.tables(), None);
+        apply_all(&mut kernel, &ops);
+
+        // The agent dies somewhere on the way to the second world; its successor wants the third.
+        let ops = diff(&kernel, compile(&second, Capacity::default()).tables(), None);
+        apply_all(&mut kernel, &ops[..crash.index(ops.len() + 1)]);
+        let desired = compile(&third, Capacity::default());
+        let ops = diff(&kernel, desired.tables(), None);
+        prop_assert!(flips(&ops) <= 1);
+        let asked = sample([&first, &third]);
+        every_prefix_is_old_or_new(&mut kernel, &ops, desired.tables(), &asked)?;
+    }
+
+    #[test]
+    fn a_diff_applied_leaves_nothing_to_do(worlds in [world(), world()]) {
+        let mut kernel = KernelState::default();
+        for world in &worlds {
+            let desired = compile(world, Capacity::default());
+            let ops = diff(&kernel, desired.tables(), None);
+            apply_all(&mut kernel, &ops);
+            prop_assert_eq!(diff(&kernel, desired.tables(), None), []);
+        }
+    }
+
+    #[test]
+    fn garbage_for_any_later_generation_never_shows(
+        world in world(),
+        later in 2_u32..9,
+        class in 1_u32..9,
+        changes in prop::collection::vec(change(), 1..6),
+    ) {
+        let mut compiler = compile(&world, Capacity::default());
+        let mut kernel = KernelState { generation: 1, ..KernelState::default() };
+        apply_all(&mut kernel, &diff(&KernelState { generation: 1, ..KernelState::default() }, compiler.tables(), None));
+        let generation = kernel.generation;
+        for (at, value) in &mut kernel.peers {
+            let seen = *value.at(generation);
+            *value = Versioned::staged(seen, generation + later, class);
+            let _ = at;
+        }
+        let first = diff(&kernel, compiler.tables(), None);
+        apply_all(&mut kernel, &first);
+        prop_assert_eq!(kernel.view(), compiler.tables().clone());
+        for change in changes {
+            let touched = compiler.apply([change]);
+            let ops = diff(&kernel, compiler.tables(), Some(&touched));
+            apply_all(&mut kernel, &ops);
+            prop_assert_eq!(kernel.view(), compiler.tables().clone());
+        }
+    }
+}
