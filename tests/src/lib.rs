@@ -1,4 +1,5 @@
 //! Integration tests.
 
 pub mod case;
+pub mod node;
 pub mod random;
