@@ -1,6 +1,7 @@
 //! Integration tests.
 
 pub mod case;
+pub mod node;
 pub mod random;
 
 /// Fails with a message where the test does not run as root. `cargo xtask test` does.
