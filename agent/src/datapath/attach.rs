@@ -54,24 +54,22 @@ impl Backend {
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// The kernel refused.
-    #[error("interface {ifindex}, {}: {source}", direction_label(*direction))]
+    #[error("interface {ifindex}, {}: {error}", direction_label(*direction))]
     Kernel {
         /// The interface.
         ifindex: u32,
         /// The pod's direction.
         direction: Direction,
         /// Why.
-        #[source]
-        source: Box<ProgramError>,
+        error: Box<ProgramError>,
     },
     /// A pin.
-    #[error("pinned link {}: {source}", path.display())]
+    #[error("pinned link {}: {error}", path.display())]
     Pin {
         /// The pin.
         path: PathBuf,
         /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        error: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -329,12 +327,12 @@ fn errno(error: &ProgramError) -> Option<i32> {
 }
 
 fn refused(ifindex: u32, direction: Direction) -> impl FnOnce(ProgramError) -> AttachError {
-    move |source| AttachError::Kernel { ifindex, direction, source: Box::new(source) }
+    move |error| AttachError::Kernel { ifindex, direction, error: Box::new(error) }
 }
 
 fn bad_pin<E: std::error::Error + Send + Sync + 'static>(
     path: &Path,
 ) -> impl FnOnce(E) -> AttachError {
     let path = path.to_path_buf();
-    move |source| AttachError::Pin { path, source: Box::new(source) }
+    move |error| AttachError::Pin { path, error: Box::new(error) }
 }

@@ -26,12 +26,12 @@ pub enum LinksError {
     #[error("cannot open a netlink socket: {0}")]
     Socket(#[from] io::Error),
     /// A request failed.
-    #[error("cannot ask the kernel for {what}: {source}")]
+    #[error("cannot ask the kernel for {what}: {error}")]
     Request {
         /// What was asked for.
         what: &'static str,
         /// Its answer.
-        source: rtnetlink::Error,
+        error: rtnetlink::Error,
     },
 }
 
@@ -78,7 +78,7 @@ impl Links {
     /// # Errors
     /// [`LinksError::Request`].
     pub async fn host_links(&self) -> Result<Vec<HostLink>, LinksError> {
-        let failed = |source| LinksError::Request { what: "its interfaces", source };
+        let failed = |error| LinksError::Request { what: "its interfaces", error };
         let links: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(failed)?;
         Ok(links.iter().filter_map(host_link).collect())
@@ -90,7 +90,7 @@ impl Links {
     /// # Errors
     /// [`LinksError::Request`].
     pub async fn nsid(&self, netns: &File) -> Result<Option<i32>, LinksError> {
-        let failed = |source| LinksError::Request { what: "a namespace's number", source };
+        let failed = |error| LinksError::Request { what: "a namespace's number", error };
         let mut message = NsidMessage::default();
         // A descriptor is never negative.
         message.attributes.push(NsidAttribute::Fd(netns.as_raw_fd().unsigned_abs()));
@@ -119,7 +119,7 @@ impl Links {
     /// # Errors
     /// [`LinksError::Request`].
     pub async fn addresses(&self, nsid: i32) -> Result<BTreeMap<IfIndex, Vec<IpAddr>>, LinksError> {
-        let failed = |source| LinksError::Request { what: "a namespace's addresses", source };
+        let failed = |error| LinksError::Request { what: "a namespace's addresses", error };
         let mut request = self.handle.address().get();
         request.message_mut().attributes.push(AddressAttribute::TargetNetNsId(nsid));
         let mut found: BTreeMap<IfIndex, Vec<IpAddr>> = BTreeMap::new();
