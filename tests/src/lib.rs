@@ -1,7 +1,9 @@
 //! Integration tests.
 
 pub mod case;
+pub mod packet;
 pub mod random;
+pub mod scene;
 
 /// Fails with a message where the test does not run as root. `cargo xtask test` does.
 ///

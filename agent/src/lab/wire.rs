@@ -174,7 +174,10 @@ fn batch(netns: &str, script: &str) -> anyhow::Result<()> {
 }
 
 /// Does `work` for every item, several at a time; the first error ends it.
-fn each<T: Sync>(items: &[T], work: impl Fn(&T) -> anyhow::Result<()> + Sync) -> anyhow::Result<()> {
+fn each<T: Sync>(
+    items: &[T],
+    work: impl Fn(&T) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<()> {
     let next = AtomicUsize::new(0);
     let worker = || {
         while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -183,8 +186,7 @@ fn each<T: Sync>(items: &[T], work: impl Fn(&T) -> anyhow::Result<()> + Sync) ->
         Ok(())
     };
     thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..WORKERS.min(items.len())).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..WORKERS.min(items.len())).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().try_for_each(|w| w.join().expect("the worker does not panic"))
     })
 }
