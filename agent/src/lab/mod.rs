@@ -124,7 +124,10 @@ impl Description {
             .externals
             .iter()
             .flat_map(|host| host.addresses.iter().map(|a| (a.to_string(), &host.netns)));
-        pods.chain(nodes).chain(hosts).find(|(name, _)| name == whom).map(|(_, netns)| netns.as_str())
+        pods.chain(nodes)
+            .chain(hosts)
+            .find(|(name, _)| name == whom)
+            .map(|(_, netns)| netns.as_str())
     }
 }
 
@@ -212,7 +215,8 @@ impl Lab {
         };
         lab.note(&[], None)?;
         wire::make_fabric(&lab.topology)?;
-        fs::create_dir_all(lab.state.manifests()).context("cannot create the manifests' directory")?;
+        fs::create_dir_all(lab.state.manifests())
+            .context("cannot create the manifests' directory")?;
         lab.change(cluster, externals)?;
         Ok(lab)
     }
@@ -371,7 +375,8 @@ impl Lab {
         NodeFiles {
             directory: self.state.node(&id),
             manifests: self.state.manifests(),
-            pins: self.pins().join(node),
+            // bpffs takes no dots in names; a node's name has no underscores.
+            pins: self.pins().join(node.replace('.', "_")),
         }
     }
 

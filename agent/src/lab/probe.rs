@@ -46,7 +46,8 @@ impl Prober<'_> {
     /// # Errors
     /// An end that is not in the lab, or the lab itself fails.
     pub(super) fn run(&self, probes: &[Probe]) -> anyhow::Result<Vec<Outcome>> {
-        let mut tries = probes.iter().map(|p| self.prepare(p)).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut tries =
+            probes.iter().map(|p| self.prepare(p)).collect::<anyhow::Result<Vec<_>>>()?;
         self.listen(&tries)?;
         // A connection that is cut goes on trying, so those come after everything else.
         for established in [false, true] {
@@ -59,9 +60,8 @@ impl Prober<'_> {
         for station in self.stations.values() {
             station.next_step();
         }
-        let verdict = |t: Option<Try>| {
-            t.and_then(|t| t.verdict).unwrap_or(ProbeVerdict::Unreachable)
-        };
+        let verdict =
+            |t: Option<Try>| t.and_then(|t| t.verdict).unwrap_or(ProbeVerdict::Unreachable);
         let outcome = |t| Outcome { verdict: verdict(t), egress: None, ingress: None };
         Ok(tries.into_iter().map(outcome).collect())
     }
