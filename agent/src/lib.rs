@@ -7,12 +7,13 @@ pub mod convert;
 pub mod datapath;
 pub mod endpoint;
 pub mod engine;
+pub mod inspect;
+pub mod lab;
 pub mod manifest;
-pub mod reconcile;
 pub mod policytest;
+pub mod reconcile;
 pub mod report;
 pub mod run;
-
 pub mod source;
 pub mod state;
 pub mod status;

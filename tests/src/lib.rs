@@ -1,3 +1,4 @@
 //! Integration tests.
 
+pub mod case;
 pub mod random;

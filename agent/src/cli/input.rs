@@ -31,10 +31,19 @@ impl InputArguments {
     /// # Errors
     /// [`Failure::Usage`] with everything that is wrong.
     pub fn load(&self) -> Result<Input, Failure> {
-        let loaded = manifest::load(&self.paths);
-        for warning in &loaded.warnings {
+        let input = self.load_quietly()?;
+        for warning in &input.warnings {
             eprintln!("warning: {warning}");
         }
+        Ok(input)
+    }
+
+    /// The same without a word about warnings: for reading again.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] with everything that is wrong.
+    pub fn load_quietly(&self) -> Result<Input, Failure> {
+        let loaded = manifest::load(&self.paths);
         match loaded.errors.as_slice() {
             [] => Ok(Input { objects: loaded.objects, warnings: loaded.warnings }),
             errors => Err(Failure::Usage(all_problems(errors))),

@@ -1,10 +1,14 @@
 //! The command line: one file per command, and what they have in common.
 
+pub mod agent;
 pub mod completions;
 pub mod explain;
 pub mod input;
+pub mod lab;
+pub mod inspect;
 pub mod matrix;
 pub mod progress;
+pub mod status;
 pub mod test;
 
 use std::io::Write as _;
@@ -36,12 +40,20 @@ pub struct Arguments {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Enforce policies on this node
+    Agent(agent::AgentArguments),
+    /// Show what is enforced on this node
+    Status(status::StatusArguments),
+    /// Show what the kernel tables say of a pod
+    Inspect(inspect::InspectArguments),
     /// Run PolicyTests against policies
     Test(test::TestArguments),
     /// Show which pod reaches which
     Matrix(matrix::MatrixArguments),
     /// Say whether one connection gets through, and which rule decides it
     Explain(explain::ExplainArguments),
+    /// Build a cluster of network namespaces with the real agent
+    Lab(lab::LabArguments),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArguments),
 }
@@ -82,9 +94,13 @@ impl From<anyhow::Error> for Failure {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
+        Command::Agent(arguments) => agent::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Matrix(arguments) => matrix::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Lab(arguments) => lab::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     };
     match result {

@@ -66,7 +66,7 @@ impl Pins {
     /// [`PinsError`]; [`PinsError::Held`] while another agent has it.
     pub fn hold(root: &Path) -> Result<Self, PinsError> {
         on_bpffs(root)?;
-        for directory in [root.to_path_buf(), root.join("links"), maps_of(root)] {
+        for directory in [root.to_path_buf(), links_of(root), maps_of(root)] {
             fs::create_dir_all(&directory).map_err(failed(&directory))?;
         }
         Self::lock(root)
@@ -95,7 +95,7 @@ impl Pins {
 
     /// Directory of the pinned links.
     pub fn links(&self) -> PathBuf {
-        self.root.join("links")
+        links_of(&self.root)
     }
 
     /// Directory of the tables.
@@ -143,6 +143,11 @@ impl Pins {
 /// Directory of the tables of an agent whose directory is `root`.
 pub fn maps_of(root: &Path) -> PathBuf {
     root.join("maps")
+}
+
+/// Directory of the pinned links of an agent whose directory is `root`.
+pub fn links_of(root: &Path) -> PathBuf {
+    root.join("links")
 }
 
 /// Fails unless the nearest directory that exists is on a BPF file system.

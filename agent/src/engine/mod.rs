@@ -7,9 +7,11 @@ use sluice_policy::model::{Answer, PodName, Protocol};
 
 use crate::cluster::Cluster;
 
+pub mod lab;
 pub mod model;
 pub mod opinions;
 pub mod sides;
+pub mod tables;
 
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -213,9 +215,9 @@ impl EngineKind {
     pub fn open(self) -> anyhow::Result<Vec<Box<dyn Engine>>> {
         match self {
             Self::Model => Ok(vec![Box::new(model::Model)]),
-            Self::Tables => anyhow::bail!("the engine `tables` is not in this build"),
+            Self::Tables => Ok(vec![Box::new(tables::Tables::default())]),
             Self::Kernel => anyhow::bail!("the engine `kernel` is not in this build"),
-            Self::Lab => anyhow::bail!("the engine `lab` is not in this build"),
+            Self::Lab => Ok(vec![Box::new(lab::LabEngine::new(std::env::current_exe()?))]),
             Self::All => {
                 let mut engines = Vec::new();
                 for kind in [Self::Model, Self::Tables, Self::Kernel, Self::Lab] {

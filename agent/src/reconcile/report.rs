@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sluice_common::abi::{Direction, ENDPOINT_MAX, capacity};
+use sluice_common::abi::Direction;
 use sluice_policy::model::PodName;
 
 use super::{Kernel, Reconciler};
@@ -44,18 +44,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// How full the tables are.
     pub fn tables(&self) -> Vec<TableStatus> {
-        let table = |table: &str, used: usize, capacity: u32| TableStatus {
-            table: table.into(),
-            used: used as u64,
-            capacity: capacity.into(),
-        };
-        let tables = self.compiler.tables();
-        vec![
-            table("endpoints", tables.endpoints.len(), ENDPOINT_MAX - 1),
-            table("peers", tables.peers.len(), capacity::PEERS),
-            table("cidrs", tables.cidrs.len(), capacity::CIDRS),
-            table("decisions", tables.decisions.len(), capacity::DECISIONS),
-        ]
+        TableStatus::of(self.compiler.tables())
     }
 
     fn endpoint(&mut self, pod: &PodName) -> EndpointStatus {
