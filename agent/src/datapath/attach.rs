@@ -135,7 +135,8 @@ impl Attacher {
         }
     }
 
-    /// Takes our programs off both hooks. Nothing to take off, or no interface any more, is fine.
+    /// Takes our programs off both hooks. Nothing to take off, or no interface any more, is fine. The
+    /// kernel lets go of an unpinned link a moment later, after an RCU grace period.
     ///
     /// # Errors
     /// [`AttachError`].
