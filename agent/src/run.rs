@@ -349,6 +349,21 @@ impl<K: Kernel> Agent<K> {
         missing
     }
 
+    /// The endpoints, with the programs of others on their interfaces.
+    async fn endpoints(&mut self) -> Vec<EndpointStatus> {
+        let mut endpoints = self.reconciler.endpoints();
+        for interface in endpoints.iter_mut().flat_map(|endpoint| &mut endpoint.interfaces) {
+            interface.foreign_programs = self.reconciler.foreign(interface.ifindex);
+            // An interface that went away has no filters.
+            let filters = self.links.filters(interface.ifindex).await.unwrap_or_default();
+            for (direction, name) in filters.into_iter().filter(|(_, name)| !is_ours(name)) {
+                let label = direction_label(direction);
+                interface.foreign_programs.push(format!("{label}: {name} (clsact)"));
+            }
+        }
+        endpoints
+    }
+
     async fn status(&mut self) -> Status {
         let mut faults = self.faults.clone();
         faults.extend(self.reconciler.overflows());
@@ -366,22 +381,6 @@ impl<K: Kernel> Agent<K> {
             faults,
             tables: self.reconciler.tables(),
         }
-    }
-}
-
-impl<K: Kernel> Agent<K> {
-    /// The endpoints, with the clsact filters of others on their interfaces.
-    async fn endpoints(&mut self) -> Vec<EndpointStatus> {
-        let mut endpoints = self.reconciler.endpoints();
-        for interface in endpoints.iter_mut().flat_map(|endpoint| &mut endpoint.interfaces) {
-            // An interface that went away has no filters.
-            let filters = self.links.filters(interface.ifindex).await.unwrap_or_default();
-            for (direction, name) in filters.into_iter().filter(|(_, name)| !is_ours(name)) {
-                let label = direction_label(direction);
-                interface.foreign_programs.push(format!("{label}: {name} (clsact)"));
-            }
-        }
-        endpoints
     }
 }
 
