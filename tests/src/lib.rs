@@ -3,3 +3,11 @@
 pub mod case;
 pub mod node;
 pub mod random;
+
+/// Fails with a message where the test does not run as root. `cargo xtask test` does.
+///
+/// # Panics
+/// Without root.
+pub fn needs_root() {
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root: run `cargo xtask test`");
+}

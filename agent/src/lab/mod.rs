@@ -375,7 +375,8 @@ impl Lab {
         NodeFiles {
             directory: self.state.node(&id),
             manifests: self.state.manifests(),
-            pins: self.pins().join(node),
+            // bpffs takes no dots in names; a node's name has no underscores.
+            pins: self.pins().join(node.replace('.', "_")),
         }
     }
 

@@ -19,12 +19,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use sluice_policy::model::{Direction, direction_label};
 
 pub use self::interpret::Object;
 use self::interpret::{Broken, Reading, interpret};
 use self::read::Text;
 use crate::cluster::ObjectKey;
-use crate::convert::Fault;
+use crate::convert::policytest::Step;
+use crate::convert::{Fault, Item};
 
 /// Where something stands in the input.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +97,46 @@ pub struct Placed {
     pub place: Place,
     /// Directory that file names inside it start from.
     pub directory: PathBuf,
+    /// Lines of the fields of a PolicyTest that are looked at again when it is planned.
+    lines: BTreeMap<String, u64>,
+}
+
+impl Placed {
+    /// Where a field of it stands, as far as that is known.
+    pub fn place_of(&self, field: &str) -> Place {
+        let known = |(name, _): &(&String, &u64)| field.starts_with(name.as_str());
+        let nearest = self.lines.iter().filter(known).max_by_key(|(name, _)| name.len());
+        Place { line: nearest.map_or(self.place.line, |(_, line)| *line), ..self.place.clone() }
+    }
+}
+
+/// The fields of an object that are looked at again after it was read.
+fn fields_to_locate(object: &Object) -> Vec<String> {
+    let Item::PolicyTest(test) = &object.item else { return Vec::new() };
+    let step_fields = |(i, step): (usize, &Step)| {
+        let list = |name: &'static str, length: usize| {
+            (0..length).map(move |j| format!("steps[{i}].{name}[{j}]"))
+        };
+        let lists = list("probes", step.probes.len())
+            .chain(list("delete", step.delete.len()))
+            .chain(list("applyFiles", step.apply_files.len()));
+        lists.chain([format!("steps[{i}]")]).collect::<Vec<_>>()
+    };
+    test.steps.iter().enumerate().flat_map(step_fields).collect()
+}
+
+/// Rules that do nothing, although they look as if they did.
+fn inert_rules(object: &Object) -> Vec<Warning> {
+    let Item::NetworkPolicy(policy) = &object.item else { return Vec::new() };
+    let warning = |direction: &Direction| {
+        let label = direction_label(*direction);
+        Warning {
+            object: object.key.to_string(),
+            field: format!("spec.{label}"),
+            message: format!("policyTypes leaves {label} out, so these rules do nothing"),
+        }
+    };
+    policy.inert.iter().map(warning).collect()
 }
 
 /// What the given paths hold.
@@ -171,7 +213,11 @@ impl Loader {
 
     fn add_reading(&mut self, reading: Reading, locate: impl Fn(&str) -> Place, directory: &Path) {
         match reading {
-            Reading::Object(object) => self.add_object(*object, locate(""), directory),
+            Reading::Object(object) => {
+                let fields = fields_to_locate(&object).into_iter();
+                let lines = fields.map(|field| (field.clone(), locate(&field).line)).collect();
+                self.add_object(*object, locate(""), lines, directory);
+            }
             Reading::Broken(broken) => {
                 for fault in &broken.faults {
                     self.loaded.errors.push(Problem {
@@ -188,7 +234,13 @@ impl Loader {
         }
     }
 
-    fn add_object(&mut self, object: Object, place: Place, directory: &Path) {
+    fn add_object(
+        &mut self,
+        object: Object,
+        place: Place,
+        lines: BTreeMap<String, u64>,
+        directory: &Path,
+    ) {
         if let Some(first) = self.first_places.get(&object.key) {
             let reason = format!("is in the input twice: first at {first}");
             self.loaded.errors.push(Problem {
@@ -199,7 +251,8 @@ impl Loader {
             return;
         }
         self.first_places.insert(object.key.clone(), place.clone());
-        self.loaded.objects.push(Placed { object, place, directory: directory.to_owned() });
+        self.loaded.warnings.extend(inert_rules(&object));
+        self.loaded.objects.push(Placed { object, place, directory: directory.to_owned(), lines });
     }
 
     fn finish(mut self) -> Loaded {
