@@ -2,7 +2,9 @@
 
 pub mod case;
 pub mod node;
+pub mod packet;
 pub mod random;
+pub mod scene;
 
 /// Fails with a message where the test does not run as root. `cargo xtask test` does.
 ///
