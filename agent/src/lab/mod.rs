@@ -133,8 +133,7 @@ impl Lab {
         let registry = Registry::hold()?;
         manage::remove_dead(&registry)?;
         let lock = state.lock(&registry)?.ok_or_else(|| LabError::InUse(options.name.clone()))?;
-        let topology = Topology::new(&options.name, &Cluster::default(), &BTreeSet::new());
-        let topology = Topology { leaves: BTreeMap::new(), ..topology };
+        let topology = Topology::empty(&options.name);
         let reaper = Reaper::start(&options.sluice, &state, lock)?;
         let mut lab = Self {
             options,
