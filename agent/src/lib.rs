@@ -1,10 +1,19 @@
 //! The library of the `sluice` binary.
 
+pub mod cli;
 pub mod cluster;
 pub mod control;
+pub mod convert;
 pub mod datapath;
 pub mod endpoint;
 pub mod engine;
+pub mod inspect;
+pub mod lab;
+pub mod manifest;
+pub mod policytest;
+pub mod reconcile;
+pub mod report;
+pub mod run;
 pub mod source;
 pub mod state;
 pub mod status;

@@ -1,3 +1,5 @@
 //! The `sluice` binary: arguments and wiring.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    sluice::cli::main()
+}

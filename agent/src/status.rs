@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use sluice_common::abi::{ENDPOINT_MAX, capacity};
+use sluice_policy::tables::Tables;
 
 /// The whole state of an agent. Field names are a contract.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,4 +107,21 @@ pub struct TableStatus {
     pub used: u64,
     /// Elements that fit.
     pub capacity: u64,
+}
+
+impl TableStatus {
+    /// Of all tables that policy fills.
+    pub fn of(tables: &Tables) -> Vec<Self> {
+        let status = |table: &str, used: usize, capacity: u32| Self {
+            table: table.into(),
+            used: used as u64,
+            capacity: capacity.into(),
+        };
+        vec![
+            status("endpoints", tables.endpoints.len(), ENDPOINT_MAX - 1),
+            status("peers", tables.peers.len(), capacity::PEERS),
+            status("cidrs", tables.cidrs.len(), capacity::CIDRS),
+            status("decisions", tables.decisions.len(), capacity::DECISIONS),
+        ]
+    }
 }

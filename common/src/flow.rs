@@ -1,1 +1,269 @@
-//! Placeholder.
+//! Connection tracking as a pure function: a flow, a packet, a generation and a time in; what to do
+//! with the packet and what becomes of the flow out.
+//!
+//! ```text
+//!            first packet            answer            both FIN, RST, SHUTDOWN, ABORT
+//!   (none) ────────────► Opening ────────────► Established ────────────► Closing
+//!      ▲                    │                      │                        │
+//!      │ silent for its     └──────── policy takes it back ────────┐        │ SYN, INIT: judged
+//!      │ lifetime                                                  ▼        │ like a first packet
+//!      └──────────────────────────────────────────────────────  Revoked ◄───┘
+//! ```
+//!
+//! A flow is judged when it opens, and again at its next packet once the tables have changed: always
+//! in the direction of its *initiator*, because that is whose connection it is.
+
+use crate::abi::{Direction, Flow, FlowKey, FlowState, RuleId};
+use crate::parse::{Packet, Transport, protocol, sctp_chunk, tcp_flag};
+
+/// The kernel's tick counter (`bpf_jiffies64`) and its rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// Jiffies since boot (of an arbitrary start).
+    pub now: u64,
+    /// Jiffies per second, above 0.
+    pub rate: u32,
+}
+
+/// Seconds after its last packet for which a flow is remembered.
+///
+/// | | opening | established | closing |
+/// |---|---|---|---|
+/// | TCP, SCTP | 60 | 432,000 (5 days) | 120 |
+/// | UDP | 30 | 180 | – |
+/// | echo | 30 | 30 | – |
+///
+/// Five days because the kernel's own connection tracking, and with it the NAT before us, keeps
+/// established connections as long; 120 s is twice the maximum segment lifetime of RFC 9293; UDP is
+/// above the two minutes that RFC 4787 demands. A revoked flow is remembered as one that is opening:
+/// that outlasts the retransmissions that could open it again.
+#[inline(always)]
+pub const fn lifetime_seconds(protocol: u32, state: u32) -> u32 {
+    const ESTABLISHED: u32 = FlowState::Established as u32;
+    const CLOSING: u32 = FlowState::Closing as u32;
+    let is_connection = protocol == protocol::TCP as u32 || protocol == protocol::SCTP as u32;
+    match state {
+        ESTABLISHED if is_connection => 432_000,
+        ESTABLISHED if protocol == protocol::UDP as u32 => 180,
+        CLOSING => 120,
+        _ if is_connection => 60,
+        _ => 30,
+    }
+}
+
+/// Key of the flow that the packet belongs to, seen from the pod in `direction`; `None` for packets
+/// that are judged one by one (ICMP other than echo).
+#[inline(always)]
+pub fn key(packet: &Packet, direction: Direction, epoch: u32) -> Option<FlowKey> {
+    match packet.transport {
+        Transport::Unread | Transport::Error { .. } | Transport::OtherIcmp => return None,
+        Transport::Tcp { .. }
+        | Transport::Udp
+        | Transport::Sctp { .. }
+        | Transport::EchoRequest
+        | Transport::EchoReply => {}
+    }
+    let (remote, remote_port_be, local_port_be) = match direction {
+        Direction::Ingress => (packet.source, packet.source_port_be, packet.destination_port_be),
+        Direction::Egress => {
+            (packet.destination, packet.destination_port_be, packet.source_port_be)
+        }
+    };
+    let protocol = u32::from(packet.protocol);
+    Some(FlowKey { remote, epoch, local_port_be, remote_port_be, protocol })
+}
+
+/// The port that policy looks at in the flow's first packet: that of the side which did not open it
+/// (see [`crate::abi::DecisionKey::new`]).
+#[inline(always)]
+pub const fn decision_port(key: &FlowKey, initiator: Direction) -> u16 {
+    /// `type << 8 | code` of the requests.
+    const ECHO_REQUEST: u16 = 8 << 8;
+    const ECHO_REQUEST_V6: u16 = 128 << 8;
+    const ICMP: u32 = protocol::ICMP as u32;
+    const ICMPV6: u32 = protocol::ICMPV6 as u32;
+    match key.protocol {
+        ICMP => ECHO_REQUEST,
+        ICMPV6 => ECHO_REQUEST_V6,
+        _ => match initiator {
+            Direction::Ingress => u16::from_be(key.local_port_be),
+            Direction::Egress => u16::from_be(key.remote_port_be),
+        },
+    }
+}
+
+/// What a known flow makes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It passes. The flow becomes this; nothing has changed where it is equal.
+    Passes(Flow),
+    /// The tables have changed since: the flow is to be judged in its initiator's direction, and the
+    /// outcome given to [`judged_again`].
+    Stale,
+    /// It is no packet of this flow: to be judged in its own direction like a first one, and the flow
+    /// replaced if that allows it. The flow stays where it denies.
+    First,
+    /// Policy took the flow back: the packet is dropped. The flow becomes this.
+    Revoked(Flow),
+}
+
+/// What `flow`, found under `key`, makes of a packet at `generation`.
+#[inline(always)]
+pub fn known(
+    flow: &Flow,
+    key: &FlowKey,
+    packet: &Packet,
+    direction: Direction,
+    generation: u32,
+    clock: Clock,
+) -> Known {
+    if is_over(flow, key, clock) {
+        return Known::First;
+    }
+    if opens(packet) && !continues_opening(flow) {
+        return Known::First;
+    }
+    if flow.generation != generation && flow.flags & Flow::FLAG_HOST == 0 {
+        return Known::Stale;
+    }
+    if flow.state == FlowState::Revoked as u32 {
+        return Known::Revoked(seen(*flow, clock));
+    }
+    Known::Passes(advance(seen(*flow, clock), packet, direction))
+}
+
+/// A flow after it was judged again at `generation`: allowed by a rule, or `None`.
+#[inline(always)]
+pub fn judged_again(
+    flow: &Flow,
+    packet: &Packet,
+    direction: Direction,
+    generation: u32,
+    clock: Clock,
+    rule: Option<RuleId>,
+) -> Known {
+    let mut next = seen(*flow, clock);
+    next.generation = generation;
+    match rule {
+        Some(rule) => {
+            next.rule = rule;
+            // A flow that is allowed again goes on where it was: both sides know of it.
+            if next.state == FlowState::Revoked as u32 {
+                next.state = FlowState::Established as u32;
+            }
+            Known::Passes(advance(next, packet, direction))
+        }
+        None => {
+            next.state = FlowState::Revoked as u32;
+            Known::Revoked(next)
+        }
+    }
+}
+
+/// The flow that an allowed first packet opens; `None` where it opens none (a reset ends whatever it
+/// belonged to).
+#[inline(always)]
+pub fn open(
+    packet: &Packet,
+    direction: Direction,
+    generation: u32,
+    clock: Clock,
+    rule: RuleId,
+    flags: u32,
+) -> Option<Flow> {
+    let flow = Flow {
+        last_seen: clock.now,
+        generation,
+        state: FlowState::Opening as u32,
+        rule,
+        initiator: direction as u32,
+        flags,
+        reserved: 0,
+    };
+    match packet.transport {
+        Transport::Tcp { flags } if flags & tcp_flag::RST != 0 => None,
+        Transport::Sctp { chunk: sctp_chunk::ABORT | sctp_chunk::SHUTDOWN_COMPLETE } => None,
+        // A connection that was open before we looked is not opening any more.
+        Transport::Tcp { .. } | Transport::Sctp { .. } if !opens(packet) => {
+            let established = Flow { state: FlowState::Established as u32, ..flow };
+            Some(advance(established, packet, direction))
+        }
+        _ => Some(flow),
+    }
+}
+
+/// Silent for longer than its lifetime. A clock that seems to run backwards (another CPU's view of
+/// it) is not silence.
+#[inline(always)]
+pub const fn is_over(flow: &Flow, key: &FlowKey, clock: Clock) -> bool {
+    let silent = clock.now.saturating_sub(flow.last_seen);
+    silent > lifetime_seconds(key.protocol, flow.state) as u64 * clock.rate as u64
+}
+
+/// True for a packet that can only stand at the beginning of a connection.
+#[inline(always)]
+const fn opens(packet: &Packet) -> bool {
+    match packet.transport {
+        Transport::Tcp { flags } => {
+            flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN
+        }
+        Transport::Sctp { chunk } => chunk == sctp_chunk::INIT,
+        _ => false,
+    }
+}
+
+/// A second SYN while the first is unanswered is a retransmission, or from the other side a
+/// simultaneous open (RFC 9293 section 3.5): the same connection either way. Anywhere else a SYN
+/// begins a new connection on the same ports, which has to be judged as one.
+#[inline(always)]
+const fn continues_opening(flow: &Flow) -> bool {
+    flow.state == FlowState::Opening as u32
+}
+
+/// With the time noted, at most once a second.
+#[inline(always)]
+const fn seen(mut flow: Flow, clock: Clock) -> Flow {
+    if clock.now.saturating_sub(flow.last_seen) >= clock.rate as u64 {
+        flow.last_seen = clock.now;
+    }
+    flow
+}
+
+/// Both sides have sent a FIN.
+const BOTH_CLOSED: u32 = Flow::FLAG_FIN_INGRESS | Flow::FLAG_FIN_EGRESS;
+
+/// The state after a packet of the flow.
+#[inline(always)]
+const fn advance(mut flow: Flow, packet: &Packet, direction: Direction) -> Flow {
+    if flow.state == FlowState::Opening as u32 && direction as u32 != flow.initiator {
+        flow.state = FlowState::Established as u32;
+    }
+    match packet.transport {
+        Transport::Tcp { flags } => {
+            if flags & tcp_flag::FIN != 0 {
+                flow.flags |= match direction {
+                    Direction::Ingress => Flow::FLAG_FIN_INGRESS,
+                    Direction::Egress => Flow::FLAG_FIN_EGRESS,
+                };
+            }
+            // A connection that one side has closed may live on for as long as the other likes (RFC
+            // 9293 section 3.6).
+            if flow.flags & BOTH_CLOSED == BOTH_CLOSED || flags & tcp_flag::RST != 0 {
+                flow.state = FlowState::Closing as u32;
+            }
+        }
+        Transport::Sctp { chunk } => {
+            if matches!(
+                chunk,
+                sctp_chunk::ABORT
+                    | sctp_chunk::SHUTDOWN
+                    | sctp_chunk::SHUTDOWN_ACK
+                    | sctp_chunk::SHUTDOWN_COMPLETE
+            ) {
+                flow.state = FlowState::Closing as u32;
+            }
+        }
+        _ => {}
+    }
+    flow
+}

@@ -1,18 +1,110 @@
 //! The tc programs of sluice.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+//!
+//! One pair, loaded once and attached to every isolated pod's host-side interface: `sluice_ingress` at
+//! its tc egress hook (packets to the pod), `sluice_egress` at its tc ingress hook (packets from the
+//! pod). Everything that differs between pods is in the tables.
+//!
+//! * [`path`]: the checks that a packet goes through;
+//! * [`packet`]: reading it; [`policy`], [`flow`]: the tables it is judged by;
+//! * [`observe`]: counters, records, trace;
+//! * [`maps`]: all tables.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
 
 #[cfg(target_arch = "bpf")]
+mod flow;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod observe;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod path;
+#[cfg(target_arch = "bpf")]
+mod policy;
+
+#[cfg(target_arch = "bpf")]
 mod programs {
+    use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
     use aya_ebpf::macros::classifier;
     use aya_ebpf::programs::TcContext;
+    use sluice_common::abi::{CONTROL_INDEX, Direction, EndpointFlags, SLOT_NONE, SLOTS_BY_INDEX};
+    use sluice_common::reason::{Outcome, Reason};
 
-    /// Placeholder.
+    use crate::packet::Skb;
+    use crate::path::{Scene, walk};
+    use crate::{maps, observe};
+
+    /// The packet goes on to the CNI's own programs.
+    const PASS: i32 = TC_ACT_UNSPEC;
+    const DROP: i32 = TC_ACT_SHOT as i32;
+
+    /// Packets to the pod.
     #[classifier]
-    pub(crate) fn sluice_ingress(_ctx: TcContext) -> i32 {
-        -1
+    pub(crate) fn sluice_ingress(context: TcContext) -> i32 {
+        run(context, Direction::Ingress)
+    }
+
+    /// Packets from the pod.
+    #[classifier]
+    pub(crate) fn sluice_egress(context: TcContext) -> i32 {
+        run(context, Direction::Egress)
+    }
+
+    #[inline(always)]
+    fn run(context: TcContext, direction: Direction) -> i32 {
+        let skb = Skb::new(context);
+        let slot = slot(skb.interface());
+        if slot == SLOT_NONE {
+            return PASS;
+        }
+        // None of these can be missing; if they were, nothing could be judged.
+        let Some(control) = maps::CONTROL.get(CONTROL_INDEX) else { return DROP };
+        let Some(endpoint) = maps::ENDPOINTS.get(slot) else { return DROP };
+        // SAFETY: a read of an aligned word that the agent replaces by one store. It must happen once:
+        // everything about this packet is judged at one generation.
+        let generation = unsafe { (&raw const control.generation).read_volatile() };
+        let endpoint = endpoint.at(generation);
+        if !endpoint.is_present() {
+            return PASS;
+        }
+        let Some(scene) = Scene::open(&skb, slot, endpoint, generation, control.event_rate) else {
+            return DROP;
+        };
+        let reason = walk(scene, &skb, direction);
+        conclude(scene, &skb, direction, reason)
+    }
+
+    /// The slot of an interface.
+    #[inline(always)]
+    fn slot(interface: u32) -> u32 {
+        let slot = if interface < SLOTS_BY_INDEX {
+            maps::ENDPOINT_SLOTS.get(interface)
+        } else {
+            // SAFETY: entries are written and removed by the agent only, as a whole; the kernel keeps
+            // a removed one until this program has ended.
+            unsafe { maps::ENDPOINT_SLOTS_HIGH.get(&interface) }
+        };
+        slot.copied().unwrap_or(SLOT_NONE)
+    }
+
+    /// The verdict table: the only place where a reason becomes an action, a count and a record.
+    #[inline(always)]
+    fn conclude(scene: &Scene, skb: &Skb, direction: Direction, reason: Reason) -> i32 {
+        observe::count(scene, skb, direction, reason);
+        observe::trace(scene, skb, direction, reason);
+        match reason.outcome() {
+            Outcome::Pass => PASS,
+            // No packet is judged with a reason that only notes something; it would be an error of
+            // ours, and fails closed.
+            Outcome::Drop | Outcome::Note => {
+                observe::report(scene, skb, direction, reason);
+                if scene.endpoint.flags & EndpointFlags::SHADOW != 0 { PASS } else { DROP }
+            }
+        }
     }
 
     #[panic_handler]

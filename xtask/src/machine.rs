@@ -1,6 +1,7 @@
 //! What the machine must offer to run the programs: root, BTF, bpffs.
 
 use std::fs;
+use std::io::IsTerminal as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -38,6 +39,25 @@ fn can_be_root() -> anyhow::Result<()> {
          and give this user the right to use it"
     );
     Ok(())
+}
+
+/// How cargo is told to run what it built as root: a variable and its value; nothing where we are
+/// root.
+pub(crate) fn cargo_runner() -> anyhow::Result<Option<(&'static str, String)>> {
+    if is_root() {
+        return Ok(None);
+    }
+    let variable = match std::env::consts::ARCH {
+        "x86_64" => "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER",
+        "aarch64" => "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER",
+        other => bail!("{other}: sudo is not known to work with cargo here; run this as root"),
+    };
+    Ok(Some((variable, format!("{} -E", sudo().join(" ")))))
+}
+
+/// How to call sudo. Where nobody is there to type a password, it must fail instead of waiting.
+pub(crate) fn sudo() -> &'static [&'static str] {
+    if std::io::stdin().is_terminal() { &["sudo"] } else { &["sudo", "-n"] }
 }
 
 fn mount_bpffs() -> anyhow::Result<()> {

@@ -2,7 +2,6 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -82,11 +81,7 @@ impl Program {
             return self;
         }
         let path = search_path();
-        let mut sudo = program("sudo");
-        if !std::io::stdin().is_terminal() {
-            // Nobody is there to type a password: fail instead of waiting for one.
-            sudo = sudo.arg("-n");
-        }
+        let mut sudo = program(machine::sudo()[0]).args(&machine::sudo()[1..]);
         sudo = sudo.arg("env").arg(assignment("PATH", &path));
         sudo = sudo.args(self.environment.iter().map(|(name, value)| assignment(name, value)));
         sudo.arg(self.command.get_program()).args(self.command.get_args())
@@ -122,7 +117,7 @@ impl Program {
     }
 
     /// What a person would type in the workspace's root.
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let set = self.environment.iter().map(|(name, value)| assignment(name, value));
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
         let words = set.chain(words.map(OsString::from));

@@ -1,8 +1,9 @@
 //! `cargo xtask test`: everything that CI runs.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use lexopt::Arg;
 
 use crate::process::{cargo, program};
@@ -121,36 +122,39 @@ fn root() -> anyhow::Result<()> {
     machine::ready()?;
     build_binary()?;
     let mut test = cargo("test").args(["--locked", "--no-fail-fast", "--package", ROOT_TESTS]);
-    if !machine::is_root() {
-        test = test.env(runner_variable()?, "sudo -n -E");
+    if let Some((variable, sudo)) = machine::cargo_runner()? {
+        test = test.env(variable, sudo);
     }
     test.run()
 }
 
-/// The variable by which cargo is told how to run what it built.
-fn runner_variable() -> anyhow::Result<&'static str> {
-    match std::env::consts::ARCH {
-        "x86_64" => Ok("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER"),
-        "aarch64" => Ok("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER"),
-        other => bail!("{other}: run the tests as root, sudo is not known to work here"),
-    }
-}
-
-/// The PolicyTests, in every engine.
+/// The PolicyTests in every engine. Each file is a cluster of its own.
 fn cases() -> anyhow::Result<()> {
-    let cases = workspace::root().join("tests/cases");
-    if !cases.is_dir() {
-        println!("there are no cases yet");
-        return Ok(());
+    let folder = workspace::root().join("tests/cases");
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_file() {
+            files.push(path);
+        }
     }
+    files.sort();
+    files.push(workspace::root().join("deploy/examples"));
     machine::ready()?;
     build_binary()?;
     let binary = workspace::target_dir()?.join("debug/sluice");
-    program(binary)
-        .args(["test", "--engine", "all", "tests/cases"])
-        .by_root()
-        .run()
-        .context("the engines disagree with the cases, or with each other")
+    let mut failed = Vec::new();
+    for file in &files {
+        let file = file.strip_prefix(workspace::root()).unwrap_or(file);
+        let test = program(&binary).args(["test", "--engine", "all"]).arg(file);
+        if let Err(error) = test.by_root().run() {
+            println!("error: {error:#}");
+            failed.push(file.display().to_string());
+        }
+    }
+    println!("cases: {} of {} files ok", files.len() - failed.len(), files.len());
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
 }
 
 /// The binary that labs and the tests of the command line run.

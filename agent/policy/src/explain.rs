@@ -9,7 +9,7 @@ mod mismatch;
 use std::fmt;
 use std::net::IpAddr;
 
-pub use describe::rule_in_words;
+pub use describe::{pods_in_words, rule_in_words};
 pub use mismatch::Mismatch;
 
 use crate::model::{
@@ -191,9 +191,12 @@ impl Explanation {
                 self.names(|_| true)
             ),
             (DecidedBy::DefaultDeny, _) => format!(
-                "because {pod} is isolated for {direction} by {}, and no rule allows this \
-                 (default-deny).",
-                self.names(|tier| tier == Tier::NetworkPolicy)
+                "because {pod} is isolated for {direction} by {}, and {} (default-deny).",
+                self.names(|tier| tier == Tier::NetworkPolicy),
+                match self.near_misses.len() + self.far_misses {
+                    0 => "there is no rule that allows anything",
+                    _ => "no rule allows this",
+                }
             ),
             (DecidedBy::Host, _) => "because the pod's own node sent it (host).".to_owned(),
             (DecidedBy::OwnAddress, _) => "because a pod always reaches itself (self).".to_owned(),

@@ -1,4 +1,23 @@
-//! The kernel side.
+//! The kernel side as the agent sees it: the only rooms that know aya.
+//!
+//! * [`load`]: the object, its maps (new or pinned) and its two programs;
+//! * [`maps`]: typed access to the tables, and the applier of ordered operations;
+//! * [`attach`]: the programs on the hooks of pods' interfaces;
+//! * [`pins`]: the directory that keeps all of it in force while no agent runs;
+//! * [`enforcer`]: these together, as [`crate::reconcile`] needs them;
+//! * [`counters`]: what became of packets;
+//! * [`events`]: records of drops;
+//! * [`run`]: the programs on packets made by hand.
 
 pub mod attach;
+pub mod counters;
+pub mod enforcer;
+pub mod events;
+mod generation;
+pub mod load;
+pub mod maps;
 pub mod pins;
+pub mod run;
+
+pub use load::{Datapath, LoadError, LoadOptions};
+pub use maps::{KernelMaps, MapFault};

@@ -41,11 +41,35 @@ pub struct Interface {
     pub addresses: BTreeSet<IpAddr>,
 }
 
+impl Interface {
+    /// An interface that `scan` still sees, whose namespace is mounted on no file any more.
+    pub fn unmounted(
+        ifindex: IfIndex,
+        netns_inode: u64,
+        addresses: &BTreeSet<IpAddr>,
+        scan: &Scan,
+    ) -> Option<Self> {
+        Some(Self {
+            ifindex,
+            name: scan
+                .veths
+                .get(&ifindex)
+                .filter(|_| !scan.interfaces.contains_key(&ifindex))?
+                .clone(),
+            netns: NetnsId { device: 0, inode: netns_inode },
+            netns_path: PathBuf::new(),
+            addresses: addresses.clone(),
+        })
+    }
+}
+
 /// What a scan found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// Host-side interfaces by index.
+    /// Host-side interfaces of namespaces that are mounted, by index.
     pub interfaces: BTreeMap<IfIndex, Interface>,
+    /// Names of all veths whose peer is in another namespace, mounted or not.
+    pub veths: BTreeMap<IfIndex, String>,
     /// Addresses on interfaces without a host-side veth (loopback excepted), with their namespace.
     pub elsewhere: BTreeMap<IpAddr, PathBuf>,
 }
@@ -62,6 +86,7 @@ impl Scan {
             hosts.insert((link.peer_nsid, link.peer_ifindex), link);
         }
         let mut scan = Self::default();
+        scan.veths.extend(hosts.values().map(|link| (link.ifindex, link.name.clone())));
         for (id, netns) in &namespaces {
             let Some(nsid) = links.nsid(&netns.file).await? else { continue };
             for (index, addresses) in links.addresses(nsid).await? {
@@ -202,7 +227,7 @@ mod tests {
 
     fn scan(interfaces: impl IntoIterator<Item = Interface>) -> Scan {
         let interfaces = interfaces.into_iter().map(|i| (i.ifindex, i)).collect();
-        Scan { interfaces, elsewhere: BTreeMap::new() }
+        Scan { interfaces, ..Scan::default() }
     }
 
     fn pods(pods: &[(&str, i64, &[&str])]) -> BTreeMap<PodName, LocalPod> {

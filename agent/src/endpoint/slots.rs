@@ -30,6 +30,13 @@ impl Incarnation {
             interfaces: interfaces.iter().map(|i| (i.ifindex, i.netns.inode)).collect(),
         }
     }
+
+    /// True if `later` is the same incarnation, perhaps with more addresses: its flows go on.
+    fn goes_on_as(&self, later: &Self) -> bool {
+        self.created == later.created
+            && self.interfaces == later.interfaces
+            && self.addresses.is_subset(&later.addresses)
+    }
 }
 
 /// A pod's place.
@@ -43,10 +50,10 @@ pub struct Place {
     pub incarnation: Incarnation,
 }
 
-/// An element of `endpoints` that a former agent left and no pod has claimed yet: what is known when
-/// its notes are lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unclaimed {
+/// A place that is nobody's, but that interfaces may still be led to: given up and not recycled yet,
+/// or left in the kernel by an agent whose notes are lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lingering {
     /// Its epoch.
     pub epoch: u32,
     /// Its addresses.
@@ -60,13 +67,17 @@ pub struct Unclaimed {
 #[error("all {max} places in the endpoints table are taken", max = ENDPOINT_MAX - 1)]
 pub struct NoPlace;
 
-/// The places of this node's pods. A place that is given up is given to nobody else before
-/// [`Slots::recycle`]: until then the kernel may still lead packets to it.
+/// The places of this node's pods.
+///
+/// * An incarnation keeps slot and epoch. It is still the same when it gets a further address.
+/// * Whoever else is found on the same interface takes over its slot, with an epoch of his own: the
+///   interface need not be led elsewhere, so it is enforced without a gap.
+/// * Otherwise a place that is given up is given to nobody before [`Slots::recycle`]: until then
+///   the kernel may lead packets of an old interface to it.
 #[derive(Clone, Debug, Default)]
 pub struct Slots {
     places: BTreeMap<PodName, Place>,
-    leaving: BTreeSet<u32>,
-    unclaimed: BTreeMap<u32, Unclaimed>,
+    lingering: BTreeMap<u32, Lingering>,
     next_epoch: u32,
     reserved: Option<(PodName, u32)>,
 }
@@ -76,19 +87,24 @@ impl Slots {
     /// epoch that was ever used with these tables.
     pub fn restore(
         places: BTreeMap<PodName, Place>,
-        mut unclaimed: BTreeMap<u32, Unclaimed>,
+        mut lingering: BTreeMap<u32, Lingering>,
         next_epoch: u32,
     ) -> Self {
         for place in places.values() {
-            unclaimed.remove(&place.slot);
+            lingering.remove(&place.slot);
         }
-        let next_epoch = next_epoch.max(1);
-        Self { places, unclaimed, next_epoch, ..Self::default() }
+        Self { places, lingering, next_epoch: next_epoch.max(1), reserved: None }
     }
 
-    /// Keeps `slot` for `pod`, whatever its incarnation.
-    pub fn reserve(&mut self, pod: PodName, slot: u32) {
+    /// Keeps a slot for `pod`, whatever its incarnation, and says which.
+    ///
+    /// # Errors
+    /// [`NoPlace`].
+    pub fn reserve(&mut self, pod: PodName) -> Result<u32, NoPlace> {
+        let own = self.places.get(&pod).map(|place| place.slot);
+        let slot = own.or_else(|| self.free()).ok_or(NoPlace)?;
         self.reserved = Some((pod, slot));
+        Ok(slot)
     }
 
     /// The places, by pod.
@@ -101,33 +117,30 @@ impl Slots {
         self.next_epoch
     }
 
-    /// The place of this incarnation of `pod`: the one it has, else the one that a former agent gave
-    /// to the same addresses and interfaces, else a new one.
+    /// The place of this incarnation of `pod`. To be called after [`Self::release`] of those who are
+    /// gone, so that their interfaces' slots can be taken over.
     ///
     /// # Errors
     /// [`NoPlace`].
     pub fn assign(&mut self, pod: &PodName, incarnation: Incarnation) -> Result<Place, NoPlace> {
-        let reserved = self.reserved_for(pod);
-        if let Some(place) = self.places.get(pod)
-            && place.incarnation == incarnation
-            && reserved.is_none_or(|slot| slot == place.slot)
+        if let Some(place) = self.places.get_mut(pod)
+            && place.incarnation.goes_on_as(&incarnation)
         {
+            place.incarnation = incarnation;
             return Ok(place.clone());
         }
-        // A pod that only moves to its reserved slot stays the same incarnation, with its flows.
-        let kept = self.places.get(pod).filter(|place| place.incarnation == incarnation);
-        let epoch = kept.map(|place| place.epoch);
         self.release(pod);
-        let place = match self.claim(&incarnation) {
-            Some((slot, epoch)) if reserved.is_none_or(|reserved| reserved == slot) => {
-                Place { slot, epoch, incarnation }
-            }
-            _ => {
-                let slot = reserved.or_else(|| self.free()).ok_or(NoPlace)?;
-                Place { slot, epoch: epoch.unwrap_or_else(|| self.new_epoch()), incarnation }
+        let (slot, epoch) = match self.take_over(&incarnation) {
+            Some((slot, Some(epoch))) => (slot, epoch),
+            Some((slot, None)) => (slot, self.new_epoch()),
+            None => {
+                let reserved = self.reserved.as_ref().filter(|(name, _)| name == pod);
+                let slot = reserved.map(|(_, slot)| *slot).or_else(|| self.free());
+                (slot.ok_or(NoPlace)?, self.new_epoch())
             }
         };
-        self.leaving.remove(&place.slot);
+        self.lingering.remove(&slot);
+        let place = Place { slot, epoch, incarnation };
         self.places.insert(pod.clone(), place.clone());
         Ok(place)
     }
@@ -135,38 +148,34 @@ impl Slots {
     /// Gives up the place of `pod`.
     pub fn release(&mut self, pod: &PodName) {
         if let Some(place) = self.places.remove(pod) {
-            self.leaving.insert(place.slot);
+            let interfaces = place.incarnation.interfaces.into_keys().collect();
+            let left = Lingering { epoch: place.epoch, addresses: BTreeSet::new(), interfaces };
+            self.lingering.insert(place.slot, left);
         }
     }
 
     /// The kernel no longer leads any packet to places that were given up: they are free again.
-    /// Unclaimed ones, too, once all pods are known.
     pub fn recycle(&mut self) {
-        self.leaving.clear();
-        self.unclaimed.clear();
+        self.lingering.clear();
     }
 
-    fn reserved_for(&self, pod: &PodName) -> Option<u32> {
-        self.reserved.as_ref().filter(|(name, _)| name == pod).map(|(_, slot)| *slot)
-    }
-
-    fn claim(&mut self, incarnation: &Incarnation) -> Option<(u32, u32)> {
-        let slot = self.unclaimed.iter().find_map(|(slot, left)| {
-            let same = left.addresses == incarnation.addresses
-                && left.interfaces.iter().eq(incarnation.interfaces.keys());
-            same.then_some(*slot)
-        })?;
-        self.unclaimed.remove(&slot).map(|left| (slot, left.epoch))
+    /// The slot that one of the interfaces is led to; with its epoch where that is the very same
+    /// incarnation (an agent's whose notes are lost).
+    fn take_over(&self, incarnation: &Incarnation) -> Option<(u32, Option<u32>)> {
+        let shares = |left: &Lingering| {
+            left.interfaces.iter().any(|ifindex| incarnation.interfaces.contains_key(ifindex))
+        };
+        let (slot, left) = self.lingering.iter().find(|(_, left)| shares(left))?;
+        let same = left.addresses == incarnation.addresses
+            && left.interfaces.iter().eq(incarnation.interfaces.keys());
+        Some((*slot, same.then_some(left.epoch)))
     }
 
     fn free(&self) -> Option<u32> {
         let taken: BTreeSet<u32> = self.places.values().map(|place| place.slot).collect();
         let reserved = self.reserved.as_ref().map(|(_, slot)| *slot);
         (1..ENDPOINT_MAX).find(|slot| {
-            !taken.contains(slot)
-                && !self.leaving.contains(slot)
-                && !self.unclaimed.contains_key(slot)
-                && reserved != Some(*slot)
+            !taken.contains(slot) && !self.lingering.contains_key(slot) && reserved != Some(*slot)
         })
     }
 
@@ -209,6 +218,29 @@ mod tests {
     }
 
     #[test]
+    fn a_further_address_is_the_same_incarnation_and_another_address_is_not() {
+        let mut slots = Slots::restore(BTreeMap::new(), BTreeMap::new(), 1);
+        slots.assign(&pod("a"), incarnation(1, "10.0.0.1", 5)).expect("a place");
+        let mut more = incarnation(1, "10.0.0.1", 5);
+        more.addresses.insert("fd00::1".parse().expect("an address"));
+        let place = slots.assign(&pod("a"), more).expect("a place");
+        assert_eq!((place.slot, place.epoch), (1, 1));
+        let place = slots.assign(&pod("a"), incarnation(1, "10.0.0.7", 5)).expect("a place");
+        assert_eq!((place.slot, place.epoch), (1, 2), "the interface stays led to its slot");
+    }
+
+    #[test]
+    fn who_is_found_on_the_interface_of_another_takes_over_the_slot() {
+        let mut slots = Slots::restore(BTreeMap::new(), BTreeMap::new(), 1);
+        slots.assign(&pod("z"), incarnation(1, "10.0.0.9", 9)).expect("a place");
+        let old = slots.assign(&pod("a"), incarnation(1, "10.0.0.1", 5)).expect("a place");
+        slots.release(&pod("a"));
+        let new = slots.assign(&pod("b"), incarnation(1, "10.0.0.1", 5)).expect("a place");
+        assert_eq!(new.slot, old.slot);
+        assert_ne!(new.epoch, old.epoch);
+    }
+
+    #[test]
     fn places_survive_a_restart_with_notes_and_without() {
         let mut slots = Slots::restore(BTreeMap::new(), BTreeMap::new(), 1);
         slots.assign(&pod("z"), incarnation(1, "10.0.0.9", 9)).expect("a place");
@@ -217,7 +249,7 @@ mod tests {
         let mut noted = Slots::restore(slots.places().clone(), BTreeMap::new(), slots.next_epoch());
         assert_eq!(noted.assign(&pod("a"), incarnation(1, "10.0.0.1", 5)), Ok(place.clone()));
 
-        let left = Unclaimed {
+        let left = Lingering {
             epoch: place.epoch,
             addresses: place.incarnation.addresses.clone(),
             interfaces: [5].into(),
@@ -244,13 +276,15 @@ mod tests {
     }
 
     #[test]
-    fn a_reserved_slot_is_its_pods_alone_and_moving_there_keeps_the_epoch() {
+    fn a_reserved_slot_is_its_pods_alone() {
         let mut slots = Slots::restore(BTreeMap::new(), BTreeMap::new(), 1);
-        let before = slots.assign(&pod("a"), incarnation(1, "10.0.0.1", 5)).expect("a place");
-        slots.reserve(pod("a"), 2);
+        assert_eq!(slots.reserve(pod("a")), Ok(1));
         let other = slots.assign(&pod("b"), incarnation(1, "10.0.0.2", 6)).expect("a place");
-        assert_eq!(other.slot, 3);
-        let after = slots.assign(&pod("a"), incarnation(1, "10.0.0.1", 5)).expect("a place");
-        assert_eq!((after.slot, after.epoch), (2, before.epoch));
+        assert_eq!(other.slot, 2);
+        let place = slots.assign(&pod("a"), incarnation(1, "10.0.0.1", 5)).expect("a place");
+        assert_eq!(place.slot, 1);
+        let next = slots.assign(&pod("a"), incarnation(2, "10.0.0.1", 7)).expect("a place");
+        assert_eq!(next.slot, 1, "the trace follows the pod to its next incarnation");
+        assert_ne!(next.epoch, place.epoch);
     }
 }

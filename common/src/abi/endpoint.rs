@@ -8,6 +8,10 @@ use super::{Address, SET_NONE, SetId, Versioned};
 /// the slot as `u32`. Written by the agent when it attaches or detaches.
 pub const SLOT_NONE: u32 = 0;
 
+/// Elements of `endpoint_slots`: interface indices below it are looked up there, the rest in
+/// `endpoint_slots_high`.
+pub const SLOTS_BY_INDEX: u32 = 65_536;
+
 /// Slots of `endpoints`, [`SLOT_NONE`] included.
 pub const ENDPOINT_MAX: u32 = 1024;
 

@@ -39,6 +39,22 @@ pub struct Event {
 
 const _: () = assert!(size_of::<Event>() == 80);
 
+/// Value of `event_budgets` (array by slot): how many records an endpoint has written in the current
+/// second. CPUs write it without a lock, so that a burst on several CPUs may exceed the rate a little.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventBudget {
+    /// The second (jiffies / HZ, truncated) that `used` counts in.
+    pub second: u32,
+    /// Records in that second.
+    pub used: u32,
+}
+
+const _: () = assert!(size_of::<EventBudget>() == 8);
+
+// SAFETY: two `u32`, no padding, every bit pattern valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for EventBudget {}
 // SAFETY: integers and `Address` without padding (80 bytes, asserted above), every bit pattern valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Event {}

@@ -31,7 +31,7 @@ pub enum FlowState {
     Opening = 0,
     /// Packets seen from both sides.
     Established = 1,
-    /// TCP/SCTP: one side has closed, or the flow was reset.
+    /// TCP: both sides have closed, or the flow was reset. SCTP: it is being shut down.
     Closing = 2,
     /// Policy took the flow back; its packets are dropped from either side until it has been silent
     /// for its lifetime, so that a retransmission cannot open it again from the other side.
@@ -45,14 +45,15 @@ pub struct Flow {
     /// Jiffies (truncated to 64 bits of the kernel's counter) of the last packet, to a second's
     /// precision: established packets do not write it more often.
     pub last_seen: u64,
-    /// [`super::Control::generation`] at which the flow was last judged.
+    /// [`super::Control::generation`] at which the flow was last judged. Beside `state`, so that the
+    /// two are written as one 8-byte word: a verdict never stands beside another's generation.
     pub generation: u32,
+    /// A [`FlowState`] as number.
+    pub state: u32,
     /// The rule that allowed it.
     pub rule: RuleId,
     /// The [`super::Direction`] of the first packet, as number.
     pub initiator: u32,
-    /// A [`FlowState`] as number.
-    pub state: u32,
     /// Bits of [`Self`]'s `FLAG_*` constants.
     pub flags: u32,
     /// Zero.
@@ -60,6 +61,8 @@ pub struct Flow {
 }
 
 const _: () = assert!(size_of::<Flow>() == 32);
+const _: () = assert!(core::mem::offset_of!(Flow, generation) == 8);
+const _: () = assert!(core::mem::offset_of!(Flow, state) == 12);
 
 impl Flow {
     /// The node's own host stack opened it: it is not judged again when policies change.

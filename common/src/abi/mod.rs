@@ -9,6 +9,7 @@
 //! * a change of any layout or meaning bumps [`ABI_VERSION`].
 
 mod address;
+pub mod capacity;
 mod control;
 mod counter;
 mod decision;
@@ -22,8 +23,8 @@ pub use address::Address;
 pub use control::{CONTROL_INDEX, Control};
 pub use counter::{Counter, counter_index};
 pub use decision::{Decision, DecisionKey, PROTOCOL_ANY, Verdict};
-pub use endpoint::{Direction, ENDPOINT_MAX, Endpoint, EndpointFlags, SLOT_NONE};
-pub use event::Event;
+pub use endpoint::{Direction, ENDPOINT_MAX, Endpoint, EndpointFlags, SLOT_NONE, SLOTS_BY_INDEX};
+pub use event::{Event, EventBudget};
 pub use flow::{Flow, FlowKey, FlowState};
 pub use peer::{CIDR_KEY_BITS, CidrKey, UNCLASSIFIED};
 pub use versioned::Versioned;
@@ -42,5 +43,7 @@ pub type ClassId = u32;
 
 /// Number of a rule, an index into `rule_hits`; the agent's names file says which rule it is.
 pub type RuleId = u32;
+/// Elements of `rule_hits`: rule numbers are below it.
+pub const RULE_MAX: u32 = 16_384;
 /// No rule decided: the tier's default did (`default-allow` or `default-deny`).
 pub const RULE_DEFAULT: RuleId = 0;

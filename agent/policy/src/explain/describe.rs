@@ -79,12 +79,13 @@ pub(super) fn port(port: &PortMatch) -> String {
 
 fn peer(peer: &Peer) -> String {
     match peer {
-        Peer::Pods(selector) => pods(selector),
+        Peer::Pods(selector) => pods_in_words(selector),
         Peer::Block(block) => self::block(block),
     }
 }
 
-fn pods(selector: &PodSelector) -> String {
+/// The pods that a selector chooses: `pods with app=web in namespace x`.
+pub fn pods_in_words(selector: &PodSelector) -> String {
     let pods = if selector.pods.requirements.is_empty() {
         "every pod".to_owned()
     } else {

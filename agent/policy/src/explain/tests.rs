@@ -159,6 +159,16 @@ fn a_rule_that_misses_on_both_sides_is_only_counted() {
 }
 
 #[test]
+fn a_policy_without_rules_says_so() {
+    let explanation = explain(&world(vec![]), &ask("10.244.0.2", 6, 80));
+    assert_eq!(
+        explanation.to_string(),
+        "egress of x/a to 10.244.0.2 (x/b), TCP 80: denied, because x/a is isolated for egress by \
+         NetworkPolicy x/p, and there is no rule that allows anything (default-deny)."
+    );
+}
+
+#[test]
 fn an_allow_names_its_rule() {
     let world = world(vec![rule(Peers::Of(vec![Peer::Pods(with_app("b"))]), Ports::Any)]);
     let explanation = explain(&world, &ask("10.244.0.2", 6, 80));

@@ -1,0 +1,278 @@
+//! `sluice agent`: the per-node daemon.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal as _;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use sluice_policy::model::PodName;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use super::Failure;
+use crate::control;
+use crate::datapath::attach::Backend;
+use crate::datapath::enforcer::{self, Enforcer};
+use crate::datapath::pins::{Pins, PinsError};
+use crate::endpoint::links::Links;
+use crate::endpoint::slots::{Lingering, Slots};
+use crate::reconcile::Reconciler;
+use crate::reconcile::kernel::Kernel as _;
+use crate::run::Agent;
+use crate::source::{Source, dir};
+use crate::state::State;
+
+/// Where everything is kept while nobody says otherwise.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/sluice";
+/// See [`DEFAULT_BPFFS`].
+pub const DEFAULT_STATE_DIR: &str = "/run/sluice";
+
+/// Enforces the policies of a source on the pods of this node.
+///
+/// Policies stay in force when the agent stops, however it stops; the next one takes over without a
+/// gap. `--uninstall` ends enforcement and removes everything.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sluice agent --node-name node-1 --source dir:/etc/sluice/manifests
+  sluice agent --node-name node-1 --source dir:manifests --trace default/web-0
+  sluice agent --uninstall
+
+Every flag can be given by environment: SLUICE_NODE_NAME, SLUICE_SOURCE, SLUICE_BPFFS, …
+SIGHUP compares the kernel with what should be in it and corrects it, as happens every 30 s.")]
+pub struct AgentArguments {
+    /// Name of this node, as in `spec.nodeName` of its pods
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "SLUICE_NODE_NAME",
+        required_unless_present = "uninstall"
+    )]
+    node_name: Option<String>,
+    /// Where objects come from: `dir:PATH`, a directory or file of manifests
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        env = "SLUICE_SOURCE",
+        required_unless_present = "uninstall"
+    )]
+    source: Option<SourceArg>,
+    /// Directory for pins, on a BPF file system
+    #[arg(long, value_name = "DIR", env = "SLUICE_BPFFS", default_value = DEFAULT_BPFFS)]
+    bpffs: PathBuf,
+    /// Directory with the network namespaces of pods; repeatable (comma-separated in the environment)
+    #[arg(
+        long = "netns-dir",
+        value_name = "DIR",
+        env = "SLUICE_NETNS_DIR",
+        value_delimiter = ',',
+        default_value = "/run/netns"
+    )]
+    netns_dirs: Vec<PathBuf>,
+    /// Directory for notes to the next agent and the control socket
+    #[arg(long, value_name = "DIR", env = "SLUICE_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
+    state_dir: PathBuf,
+    /// What an egress-isolated pod may send to its own node without a rule
+    #[arg(long, value_name = "VERDICT", env = "SLUICE_HOST_EGRESS", default_value = "deny")]
+    host_egress: HostEgress,
+    /// Log every packet of one pod, with the verdict; costs speed for all
+    #[arg(long, value_name = "NS/POD", env = "SLUICE_TRACE")]
+    trace: Option<PodArg>,
+    /// Form of the log lines on standard error
+    #[arg(long, value_name = "FORMAT", env = "SLUICE_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// Remove programs, pins and notes: nothing is enforced on this node any more
+    #[arg(long, conflicts_with_all = ["node_name", "source", "trace"])]
+    uninstall: bool,
+}
+
+/// `--host-egress`. `allow` needs the nodes' addresses and joins with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum HostEgress {
+    /// What the policies say.
+    Deny,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `--source`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum SourceArg {
+    Dir(PathBuf),
+}
+
+impl FromStr for SourceArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("dir", path)) if !path.is_empty() => Ok(Self::Dir(path.into())),
+            _ => Err("must be dir:PATH".into()),
+        }
+    }
+}
+
+/// `NS/POD`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodArg(pub PodName);
+
+impl FromStr for PodArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+                Ok(Self(PodName { namespace: namespace.into(), name: name.into() }))
+            }
+            _ => Err("must be NAMESPACE/POD".into()),
+        }
+    }
+}
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// This machine cannot do it (exit status 3), and why. What was enforced stays enforced.
+pub fn run(args: &AgentArguments) -> Result<(), Failure> {
+    log_to_stderr(args.log_format);
+    if !nix::unistd::geteuid().is_root() {
+        let reason = "not root: the agent loads programs into the kernel; run it with sudo";
+        return Err(Failure::Cannot(anyhow::anyhow!(reason)));
+    }
+    match (&args.node_name, &args.source) {
+        (Some(node), Some(source)) if !args.uninstall => enforce(args, node, source)?,
+        _ => uninstall(&args.bpffs, &args.state_dir)?,
+    }
+    Ok(())
+}
+
+fn enforce(args: &AgentArguments, node: &str, source: &SourceArg) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
+    runtime.block_on(async {
+        let pins = Pins::hold(&args.bpffs)?;
+        std::fs::create_dir_all(&args.state_dir)
+            .with_context(|| format!("cannot make {}", args.state_dir.display()))?;
+        let notes = State::load(&args.state_dir).unwrap_or_else(|error| {
+            tracing::warn!(%error, "going on without notes");
+            None
+        });
+        // Which slot to trace must be known before the tables are: a restored place, or a free one.
+        let mut slots = restore(notes.as_ref(), None)?;
+        let trace_slot = match &args.trace {
+            Some(PodArg(pod)) => NonZeroU32::new(slots.reserve(pod.clone())?),
+            None => None,
+        };
+        let mut enforcer = Enforcer::open(pins, Backend::detect(), trace_slot)?;
+        let mut slots = restore(notes.as_ref(), Some(&mut enforcer))?;
+        if let Some(PodArg(pod)) = &args.trace {
+            slots.reserve(pod.clone())?;
+            print_trace(&mut enforcer)?;
+        }
+        let links = Links::open()?;
+        let (sender, requests) = mpsc::channel(16);
+        control::serve(&args.state_dir, sender).with_context(|| {
+            format!("cannot listen on {}", control::socket_path(&args.state_dir).display())
+        })?;
+        let reconciler =
+            Reconciler::new(enforcer, node.to_owned(), args.state_dir.clone(), notes, slots);
+        let source = start(source);
+        tracing::info!(node, source = source.name, "enforcing");
+        Agent::new(reconciler, source, links, args.netns_dirs.clone(), node.to_owned())
+            .run(requests)
+            .await
+    })
+}
+
+fn start(source: &SourceArg) -> Source {
+    match source {
+        SourceArg::Dir(path) => dir::start(path.clone()),
+    }
+}
+
+/// The places of pods, from the notes and from what the kernel holds.
+fn restore(notes: Option<&State>, kernel: Option<&mut Enforcer>) -> anyhow::Result<Slots> {
+    let mut lingering: BTreeMap<u32, Lingering> = BTreeMap::new();
+    let mut next_epoch = notes.map_or(1, |notes| notes.next_epoch);
+    if let Some(kernel) = kernel {
+        let state = kernel.read()?;
+        for (slot, endpoint) in &state.endpoints {
+            let endpoint = endpoint.at(state.generation);
+            if !endpoint.is_present() {
+                continue;
+            }
+            let own = [endpoint.v4, endpoint.v6].into_iter().filter(|a| !a.is_unspecified());
+            let addresses: BTreeSet<IpAddr> = own.map(IpAddr::from).collect();
+            let left = Lingering { epoch: endpoint.epoch, addresses, interfaces: BTreeSet::new() };
+            lingering.insert(*slot, left);
+            next_epoch = next_epoch.max(endpoint.epoch.saturating_add(1));
+        }
+        for (ifindex, slot) in kernel.slots()? {
+            lingering.entry(slot).or_default().interfaces.insert(ifindex);
+        }
+        if notes.is_none() {
+            // Flows of pods that are gone remember epochs that nothing else does.
+            for (key, _) in kernel.datapath().maps().flows()? {
+                next_epoch = next_epoch.max(key.epoch.saturating_add(1));
+            }
+        }
+    }
+    let places = notes.map(|notes| notes.places.clone()).unwrap_or_default();
+    Ok(Slots::restore(places, lingering, next_epoch))
+}
+
+/// Sends the per-packet lines of the traced pod to the log.
+fn print_trace(enforcer: &mut Enforcer) -> anyhow::Result<()> {
+    let logger = aya_log::EbpfLogger::init(enforcer.datapath().object())
+        .context("the programs have no trace")?;
+    // SAFETY: the logger owns its ring's descriptor and keeps it open and the same until it is dropped,
+    // after the registration inside `AsyncFd` has ended.
+    let registered = unsafe { AsyncFd::register(logger) };
+    let mut logger = registered.context("cannot wait for the trace")?;
+    tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    });
+    Ok(())
+}
+
+fn uninstall(bpffs: &Path, state_dir: &Path) -> anyhow::Result<()> {
+    match Pins::hold_existing(bpffs) {
+        Ok(pins) => enforcer::uninstall(pins, Backend::detect())?,
+        Err(PinsError::Missing(path)) => {
+            tracing::info!("{} does not exist: nothing was enforced with it", path.display());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    State::remove(state_dir)?;
+    // The socket of an agent that ended without a chance to; the directory may hold others' files.
+    let _ = std::fs::remove_file(control::socket_path(state_dir));
+    let _ = std::fs::remove_dir(state_dir);
+    tracing::info!("nothing is enforced any more");
+    Ok(())
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

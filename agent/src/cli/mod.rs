@@ -1,0 +1,132 @@
+//! The command line: one file per command, and what they have in common.
+
+pub mod agent;
+pub mod completions;
+pub mod explain;
+pub mod input;
+pub mod inspect;
+pub mod lab;
+pub mod matrix;
+pub mod progress;
+pub mod status;
+pub mod test;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Enforces Kubernetes network policy on any node, beside any CNI
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  sluice test policies/ tests/            run every PolicyTest against the policies
+  helm template chart/ | sluice test - tests/
+  sluice matrix policies/ --port 80       who reaches whom
+  sluice explain policies/ --from shop/web --to shop/db --port 5432
+
+Exit status:
+  0  all as asked
+  1  the answer is no
+  2  bad usage or bad input
+  3  this machine cannot do it")]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Enforce policies on this node
+    Agent(agent::AgentArguments),
+    /// Show what is enforced on this node
+    Status(status::StatusArguments),
+    /// Show what the kernel tables say of a pod
+    Inspect(inspect::InspectArguments),
+    /// Run PolicyTests against policies
+    Test(test::TestArguments),
+    /// Show which pod reaches which
+    Matrix(matrix::MatrixArguments),
+    /// Say whether one connection gets through, and which rule decides it
+    Explain(explain::ExplainArguments),
+    /// Build a cluster of network namespaces with the real agent
+    Lab(lab::LabArguments),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArguments),
+}
+
+/// Why a command ends with another exit status than 0.
+#[derive(Debug)]
+pub enum Failure {
+    /// 1: the answer is no. It was printed already.
+    No,
+    /// 2: bad usage or bad input, one line or more.
+    Usage(String),
+    /// 3: this machine cannot do it.
+    Cannot(anyhow::Error),
+}
+
+impl Failure {
+    /// Bad usage or bad input, in words.
+    pub fn usage(reason: impl ToString) -> Self {
+        Self::Usage(reason.to_string())
+    }
+
+    const fn status(&self) -> u8 {
+        match self {
+            Self::No => 1,
+            Self::Usage(_) => 2,
+            Self::Cannot(_) => 3,
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Cannot(error)
+    }
+}
+
+/// What `main` does.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Agent(arguments) => agent::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Matrix(arguments) => matrix::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Lab(arguments) => lab::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            match &failure {
+                Failure::No => {}
+                Failure::Usage(reason) => eprintln!("sluice: {}", reason.trim_end()),
+                Failure::Cannot(error) => eprintln!("sluice: {error:#}"),
+            }
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+/// Writes a command's answer to standard output. A reader that has gone away (`| head`) has seen what
+/// it wanted.
+///
+/// # Errors
+/// [`Failure::Cannot`] where standard output takes nothing.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("standard output").into())
+        }
+        _ => Ok(()),
+    }
+}

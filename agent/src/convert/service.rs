@@ -1,0 +1,168 @@
+//! Services.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use sluice_policy::model::{Labels, Protocol};
+
+use super::labels::SyntaxError;
+use super::meta::{self, MetaError};
+use super::port::{self, PortError};
+use super::{At, Problems};
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Where its own address comes from.
+    pub address: ServiceAddress,
+    /// Further addresses that lead to it: external and load-balancer addresses.
+    pub external: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// The pods that it leads to; `None` where EndpointSlices alone say it.
+    pub selector: Option<Labels>,
+    /// Pods count although they are not ready.
+    pub publish_not_ready: bool,
+}
+
+/// Where a service's own address comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceAddress {
+    /// `clusterIPs`.
+    Given(Vec<IpAddr>),
+    /// To be assigned.
+    Assigned,
+    /// `clusterIP: None`, or a service that is only a DNS name.
+    None,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name, empty where it has none.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port of the service's own address.
+    pub port: u16,
+    /// Port of the pods.
+    pub target: TargetPort,
+}
+
+/// Port of a service's pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A number.
+    Number(u16),
+    /// What each pod calls by this name.
+    Name(String),
+}
+
+/// What is wrong with a Service.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServiceError {
+    /// Its metadata.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// Its name.
+    #[error(transparent)]
+    Name(#[from] SyntaxError),
+    /// One of its ports.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// An address that is none.
+    #[error("`{value}` is no IP address")]
+    Address {
+        /// The value.
+        value: String,
+    },
+}
+
+/// Converts a Service.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn convert(service: api::Service) -> Result<Service, Vec<At<ServiceError>>> {
+    let api::Service { metadata, spec, status } = service;
+    let spec = spec.unwrap_or_default();
+    let mut problems = Problems::default();
+    let meta = problems.keep_all(meta::convert(&metadata)).unwrap_or_default();
+    let mut external =
+        parse_all("spec.externalIPs", spec.external_ips.iter().flatten(), &mut problems);
+    let ingress = status.and_then(|s| s.load_balancer).and_then(|b| b.ingress).unwrap_or_default();
+    let balanced = ingress.iter().filter_map(|i| i.ip.as_ref());
+    external.extend(parse_all("status.loadBalancer.ingress", balanced, &mut problems));
+    let address = own_address(&spec, &mut problems);
+    let mut ports = Vec::new();
+    for (i, port) in spec.ports.into_iter().flatten().enumerate() {
+        ports.extend(convert_port(&format!("spec.ports[{i}]"), port, &mut problems));
+    }
+    problems.into_result(Service {
+        namespace: meta.namespace,
+        name: meta.name,
+        address,
+        external,
+        ports,
+        selector: spec.selector.filter(|s| !s.is_empty()),
+        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+    })
+}
+
+fn own_address(spec: &api::ServiceSpec, problems: &mut Problems<ServiceError>) -> ServiceAddress {
+    let given: Vec<&String> = match spec.cluster_ips.as_deref() {
+        Some(list) if !list.is_empty() => list.iter().collect(),
+        _ => spec.cluster_ip.iter().filter(|ip| !ip.is_empty()).collect(),
+    };
+    if spec.type_.as_deref() == Some("ExternalName") || given.iter().any(|ip| *ip == "None") {
+        ServiceAddress::None
+    } else if given.is_empty() {
+        ServiceAddress::Assigned
+    } else {
+        ServiceAddress::Given(parse_all("spec.clusterIPs", given.into_iter(), problems))
+    }
+}
+
+fn parse_all<'a>(
+    field: &str,
+    values: impl Iterator<Item = &'a String>,
+    problems: &mut Problems<ServiceError>,
+) -> Vec<IpAddr> {
+    let parse = |(i, value): (usize, &String)| {
+        let parsed = value.parse().map_err(|_| ServiceError::Address { value: value.clone() });
+        problems.keep(&format!("{field}[{i}]"), parsed)
+    };
+    values.enumerate().filter_map(parse).collect()
+}
+
+fn convert_port(
+    field: &str,
+    port: api::ServicePort,
+    problems: &mut Problems<ServiceError>,
+) -> Option<ServicePort> {
+    let api::ServicePort { app_protocol: _, name, node_port: _, port, protocol, target_port } =
+        port;
+    let protocol = problems.keep(&format!("{field}.protocol"), port::protocol(protocol.as_deref()));
+    let number = problems.keep(&format!("{field}.port"), port::number(port.into()));
+    let target_field = format!("{field}.targetPort");
+    let target = match target_port {
+        // The API server puts the service's own port in for an absent or zero one.
+        None | Some(IntOrString::Int(0)) => number.map(TargetPort::Number),
+        Some(IntOrString::Int(n)) => {
+            problems.keep(&target_field, port::number(n.into())).map(TargetPort::Number)
+        }
+        Some(IntOrString::String(name)) => {
+            problems.keep(&target_field, port::name(&name)).map(|()| TargetPort::Name(name))
+        }
+    };
+    Some(ServicePort {
+        name: name.unwrap_or_default(),
+        protocol: protocol?,
+        port: number?,
+        target: target?,
+    })
+}

@@ -1,0 +1,396 @@
+//! Typed access to the kernel tables, and the applier of ordered operations.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use sluice_common::abi::{
+    ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Direction,
+    ENDPOINT_MAX, Endpoint, Flow, FlowKey, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX, Versioned,
+    counter_index,
+};
+use sluice_common::reason::REASON_MAX;
+use sluice_policy::diff::{KernelState, Op};
+use sluice_policy::tables::Prefix;
+
+use super::events::Events;
+use super::generation::{ControlPage, grace_period};
+
+/// A table that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum MapFault {
+    /// There is no such table.
+    #[error("there is no table {0}")]
+    Missing(&'static str),
+    /// The table could not be used.
+    #[error("table {table}: {source}")]
+    Access {
+        /// Its name.
+        table: &'static str,
+        /// Why.
+        source: MapError,
+    },
+    /// The table is full.
+    #[error("table {0} is full")]
+    Full(&'static str),
+    /// The kernel would not wait for the packets that were on their way.
+    #[error("cannot wait for packets on their way (membarrier): {0}")]
+    GracePeriod(io::Error),
+    /// The generation could not be mapped into memory.
+    #[error("cannot map the table control: {0}")]
+    Mapping(io::Error),
+}
+
+/// The kernel tables.
+pub struct KernelMaps {
+    control: ControlPage,
+    endpoint_slots: Array<MapData, u32>,
+    endpoint_slots_high: HashMap<MapData, u32, u32>,
+    endpoints: Array<MapData, Versioned<Endpoint>>,
+    peers: HashMap<MapData, Address, Versioned<ClassId>>,
+    cidrs: LpmTrie<MapData, CidrKey, Versioned<ClassId>>,
+    decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
+    flows: HashMap<MapData, FlowKey, Flow>,
+    counters: PerCpuArray<MapData, Counter>,
+    rule_hits: PerCpuArray<MapData, Counter>,
+    events: Option<Events>,
+    /// Packets that began before the last flip may still look at what it replaced.
+    readers_behind: bool,
+}
+
+impl KernelMaps {
+    /// The tables of a loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, MapFault> {
+        Self::from_source(|table| ebpf.take_map(table).ok_or(MapFault::Missing(table)))
+    }
+
+    /// The tables that another process pinned: to look at them. The event ring has one reader, the
+    /// agent; [`Self::events`] should be left to it.
+    ///
+    /// # Errors
+    /// [`MapFault`] for the first pin that is missing or has another shape.
+    pub fn open(pins: &Path) -> Result<Self, MapFault> {
+        Self::from_source(|table| {
+            let pin = pins.join(table);
+            if !pin.exists() {
+                return Err(MapFault::Missing(table));
+            }
+            MapData::from_pin(pin).and_then(Map::from_map_data).map_err(access(table))
+        })
+    }
+
+    fn from_source(
+        mut table: impl FnMut(&'static str) -> Result<Map, MapFault>,
+    ) -> Result<Self, MapFault> {
+        Ok(Self {
+            control: ControlPage::new(table("control")?)?,
+            endpoint_slots: typed(&mut table, "endpoint_slots")?,
+            endpoint_slots_high: typed(&mut table, "endpoint_slots_high")?,
+            endpoints: typed(&mut table, "endpoints")?,
+            peers: typed(&mut table, "peers")?,
+            cidrs: typed(&mut table, "cidrs")?,
+            decisions: typed(&mut table, "decisions")?,
+            flows: typed(&mut table, "flows")?,
+            counters: typed(&mut table, "counters")?,
+            rule_hits: typed(&mut table, "rule_hits")?,
+            events: Some(Events::new(typed(&mut table, "events")?)),
+            readers_behind: true,
+        })
+    }
+
+    /// Finishes new tables: version and first generation. Sets the event rate in any case.
+    pub(super) fn initialise(&mut self, event_rate: u32) -> Result<(), MapFault> {
+        let mut control = self.control.read()?;
+        if control == Control::default() {
+            control = Control { abi_version: ABI_VERSION, generation: 1, event_rate, reserved: 0 };
+            return self.control.write(&control);
+        }
+        if control.event_rate != event_rate {
+            control.event_rate = event_rate;
+            self.control.write(&control)?;
+        }
+        Ok(())
+    }
+
+    /// The generation, ABI version and event rate.
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub fn control(&self) -> Result<Control, MapFault> {
+        self.control.read()
+    }
+
+    /// Does the operations in their order. Stops at the first that fails: what was staged stays
+    /// invisible, and a new diff goes on from [`Self::state`].
+    ///
+    /// # Errors
+    /// [`MapFault`]; [`MapFault::Full`] where a table took no further entry.
+    pub fn apply(&mut self, ops: &[Op]) -> Result<(), MapFault> {
+        ops.iter().try_for_each(|op| self.apply_one(op))
+    }
+
+    fn apply_one(&mut self, op: &Op) -> Result<(), MapFault> {
+        // The version that a stage overwrites, and the entry that a removal takes away, are what the
+        // readers of the generation before the last flip look at.
+        if !matches!(op, Op::Flip(_) | Op::ResetRule(_)) {
+            self.wait_for_readers()?;
+        }
+        match op {
+            Op::Endpoint(slot, value) => {
+                self.endpoints.set(*slot, value, 0).map_err(access("endpoints"))
+            }
+            Op::Peer(address, value) => {
+                self.peers.insert(address, value, 0).map_err(access("peers"))
+            }
+            Op::Cidr(prefix, value) => {
+                self.cidrs.insert(&trie_key(prefix), value, 0).map_err(access("cidrs"))
+            }
+            Op::Decision(prefix, value) => {
+                self.decisions.insert(&trie_key(prefix), value, 0).map_err(access("decisions"))
+            }
+            Op::ResetRule(rule) => self.reset_rule(*rule),
+            Op::Flip(generation) => {
+                self.control.flip(*generation);
+                self.readers_behind = true;
+                Ok(())
+            }
+            Op::RemovePeer(address) => removed("peers", self.peers.remove(address)),
+            Op::RemoveCidr(prefix) => removed("cidrs", self.cidrs.remove(&trie_key(prefix))),
+            Op::RemoveDecision(prefix) => {
+                removed("decisions", self.decisions.remove(&trie_key(prefix)))
+            }
+        }
+    }
+
+    /// Waits until every packet that began before the last flip has ended.
+    fn wait_for_readers(&mut self) -> Result<(), MapFault> {
+        if self.readers_behind {
+            grace_period().map_err(MapFault::GracePeriod)?;
+            self.readers_behind = false;
+        }
+        Ok(())
+    }
+
+    /// Everything that policy put into the kernel, as it stands there.
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub fn state(&self) -> Result<KernelState, MapFault> {
+        let mut endpoints = BTreeMap::new();
+        for slot in 1..ENDPOINT_MAX {
+            let value = self.endpoints.get(&slot, 0).map_err(access("endpoints"))?;
+            if value != Versioned::default() {
+                endpoints.insert(slot, value);
+            }
+        }
+        Ok(KernelState {
+            generation: self.control.read()?.generation,
+            endpoints,
+            peers: self.peers.iter().collect::<Result<_, _>>().map_err(access("peers"))?,
+            cidrs: prefixes(self.cidrs.iter()).map_err(access("cidrs"))?,
+            decisions: prefixes(self.decisions.iter()).map_err(access("decisions"))?,
+        })
+    }
+
+    /// Makes the interface the slot's ([`SLOT_NONE`]: nobody's).
+    ///
+    /// # Errors
+    /// [`MapFault`].
+    pub fn set_slot(&mut self, ifindex: u32, slot: u32) -> Result<(), MapFault> {
+        if ifindex < SLOTS_BY_INDEX {
+            let table = "endpoint_slots";
+            return self.endpoint_slots.set(ifindex, &slot, 0).map_err(access(table));
+        }
+        let table = "endpoint_slots_high";
+        if slot == SLOT_NONE {
+            return removed(table, self.endpoint_slots_high.remove(&ifindex));
+        }
+        self.endpoint_slots_high.insert(&ifindex, &slot, 0).map_err(access(table))
+    }
+
+    /// The slots of all interfaces that have one, by interface index.
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub fn slots(&self) -> Result<BTreeMap<u32, u32>, MapFault> {
+        let mut slots = BTreeMap::new();
+        for (ifindex, slot) in (0..).zip(self.endpoint_slots.iter()) {
+            let slot = slot.map_err(access("endpoint_slots"))?;
+            if slot != SLOT_NONE {
+                slots.insert(ifindex, slot);
+            }
+        }
+        for entry in &self.endpoint_slots_high {
+            let (ifindex, slot) = entry.map_err(access("endpoint_slots_high"))?;
+            slots.insert(ifindex, slot);
+        }
+        Ok(slots)
+    }
+
+    /// One flow.
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, MapFault> {
+        present(self.flows.get(key, 0)).map_err(access("flows"))
+    }
+
+    /// All flows. The programs go on adding and replacing meanwhile.
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, MapFault> {
+        self.flows.iter().collect::<Result<_, _>>().map_err(access("flows"))
+    }
+
+    /// Writes a flow: one that was learned from a socket, or an aged one in a test.
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub fn set_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), MapFault> {
+        self.flows.insert(key, flow, 0).map_err(access("flows"))
+    }
+
+    /// Forgets a flow.
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), MapFault> {
+        removed("flows", self.flows.remove(key))
+    }
+
+    /// The sum over all CPUs of one element of `counters`.
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub fn counter(
+        &self,
+        slot: u32,
+        direction: Direction,
+        reason: u32,
+    ) -> Result<Counter, MapFault> {
+        let index = counter_index(slot, direction, reason);
+        self.counters.get(&index, 0).map(|v| sum(&v)).map_err(access("counters"))
+    }
+
+    /// The sum over all CPUs of a rule's hits.
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub fn rule_hits(&self, rule: RuleId) -> Result<Counter, MapFault> {
+        self.rule_hits.get(&rule, 0).map(|v| sum(&v)).map_err(access("rule_hits"))
+    }
+
+    /// Zeroes everything that is counted for a slot: before another pod gets it.
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub fn reset_slot(&mut self, slot: u32) -> Result<(), MapFault> {
+        let zero = zero_per_cpu()?;
+        let first = counter_index(slot, Direction::Ingress, 0);
+        for index in first..first + 2 * REASON_MAX {
+            self.counters.set(index, copy(&zero), 0).map_err(access("counters"))?;
+        }
+        Ok(())
+    }
+
+    /// Zeroes a rule's hits; numbers beyond the table have none.
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub fn reset_rule(&mut self, rule: RuleId) -> Result<(), MapFault> {
+        if rule >= RULE_MAX {
+            return Ok(());
+        }
+        self.rule_hits.set(rule, zero_per_cpu()?, 0).map_err(access("rule_hits"))
+    }
+
+    /// The records of drops; `None` once [`Self::take_events`] was called.
+    pub const fn events(&mut self) -> Option<&mut Events> {
+        self.events.as_mut()
+    }
+
+    /// Takes the records' reader out, for a task of its own.
+    pub const fn take_events(&mut self) -> Option<Events> {
+        self.events.take()
+    }
+}
+
+fn access(table: &'static str) -> impl Fn(MapError) -> MapFault {
+    move |source| match &source {
+        MapError::SyscallError(e)
+            if matches!(e.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) =>
+        {
+            MapFault::Full(table)
+        }
+        _ => MapFault::Access { table, source },
+    }
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(
+    table: &mut impl FnMut(&'static str) -> Result<Map, MapFault>,
+    name: &'static str,
+) -> Result<T, MapFault> {
+    table(name)?.try_into().map_err(access(name))
+}
+
+/// A missing entry as `None`.
+fn present<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if is_missing(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Removing what is not there is done already.
+fn removed(table: &'static str, result: Result<(), MapError>) -> Result<(), MapFault> {
+    match result {
+        Err(e) if !is_missing(&e) => Err(access(table)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn is_missing(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(e) => e.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}
+
+fn trie_key<K: aya::Pod>(prefix: &Prefix<K>) -> Key<K> {
+    Key::new(prefix.bits, prefix.key)
+}
+
+fn prefixes<K: aya::Pod + Ord, V>(
+    entries: impl Iterator<Item = Result<(Key<K>, V), MapError>>,
+) -> Result<BTreeMap<Prefix<K>, V>, MapError> {
+    entries
+        .map(|entry| {
+            entry.map(|(key, value)| (Prefix { key: key.data(), bits: key.prefix_len() }, value))
+        })
+        .collect()
+}
+
+fn sum(values: &PerCpuValues<Counter>) -> Counter {
+    values.iter().fold(Counter::default(), |total, one| Counter {
+        packets: total.packets.wrapping_add(one.packets),
+        bytes: total.bytes.wrapping_add(one.bytes),
+    })
+}
+
+fn zero_per_cpu() -> Result<PerCpuValues<Counter>, MapFault> {
+    let cpus = aya::util::nr_cpus()
+        .map_err(|(_, error)| access("counters")(MapError::IoError(error)))?
+        .get();
+    PerCpuValues::try_from(vec![Counter::default(); cpus as usize])
+        .map_err(|error| access("counters")(MapError::IoError(error)))
+}
+
+fn copy(values: &PerCpuValues<Counter>) -> PerCpuValues<Counter> {
+    PerCpuValues::try_from(values.to_vec()).expect("as many values as there are CPUs, as before")
+}

@@ -1,0 +1,527 @@
+//! A cluster of network namespaces with the real agent: to test policies, and to try them by hand.
+//!
+//! * `topology`: which namespaces there are; `wire` and `netns` make them; `translate` is for services;
+//! * `node`: the agent of a node; `station`: the thread in a namespace that asks (`connection`,
+//!   `sctp`) and answers (`respond`);
+//! * `probe` and `rounds`: probes and their verdicts;
+//! * `state` and `reaper`: what is on disk, and how it all ends.
+//!
+//! Nothing is made in the machine's own network namespace. All labs use the same addresses side by
+//! side, since each has a fabric of its own.
+
+mod connection;
+mod netns;
+mod node;
+mod probe;
+mod reaper;
+mod respond;
+mod rounds;
+mod sctp;
+mod state;
+mod station;
+mod topology;
+mod translate;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use sluice_policy::model::Protocol;
+
+use self::node::{NodeAgent, NodeFiles};
+use self::probe::Prober;
+use self::reaper::Reaper;
+use self::respond::Port;
+use self::state::{Notes, Registry, StateDir};
+use self::station::Station;
+use self::topology::{Place, Topology};
+use crate::cluster::Cluster;
+use crate::engine::{Outcome, Probe, ProbeProtocol};
+
+pub use self::reaper::reap;
+pub use self::topology::OUTSIDE_HOST;
+
+/// Where BPF file systems are mounted by custom.
+pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// How long a lab may take to go down.
+const DOWN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why there is no lab.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// Not a name for a lab.
+    #[error(
+        "{0:?} is no name for a lab: 1 to 32 lower-case letters, digits and dashes, no dash first"
+    )]
+    Name(String),
+    /// The name is taken.
+    #[error("a lab named {0} is up; take it down with `sluice lab down {0}`, or choose a --name")]
+    InUse(String),
+    /// There is none of this name.
+    #[error("there is no lab named {0}; `sluice lab list` lists them")]
+    Missing(String),
+    /// The pod is not in it.
+    #[error("{pod} is not in the lab {lab}; it has {known}")]
+    NoPod {
+        /// The lab.
+        lab: String,
+        /// What was asked for.
+        pod: String,
+        /// What there is.
+        known: String,
+    },
+    /// This machine cannot do it.
+    #[error("{0}")]
+    Machine(String),
+    /// Something failed.
+    #[error(transparent)]
+    Failed(#[from] anyhow::Error),
+}
+
+/// What makes a lab.
+#[derive(Clone, Debug)]
+pub struct LabOptions {
+    /// Its name, a part of the names of everything that it has.
+    pub name: String,
+    /// The binary `sluice`, run as agents and as reaper.
+    pub sluice: PathBuf,
+    /// A BPF file system, for the agents' pins.
+    pub bpffs: PathBuf,
+    /// Run agents. Without, nothing is enforced.
+    pub agents: bool,
+}
+
+/// What a lab consists of, as `sluice lab up -o json` prints it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// Its name.
+    pub lab: String,
+    /// Pods with a network of their own.
+    pub endpoints: Vec<EndpointDescription>,
+    /// Hosts outside the cluster.
+    pub externals: Vec<ExternalDescription>,
+    /// Nodes.
+    pub nodes: Vec<NodeDescription>,
+    /// Directory of the agents' pins, with one directory per node.
+    pub pins: PathBuf,
+}
+
+impl Description {
+    /// The namespace of a pod (`namespace/pod`), a node (`node/name`) or an outside host (an
+    /// address).
+    fn netns(&self, whom: &str) -> Option<&str> {
+        let pods = self.endpoints.iter().map(|e| (e.pod.clone(), &e.netns));
+        let nodes = self.nodes.iter().map(|n| (format!("node/{}", n.node), &n.netns));
+        let hosts = self
+            .externals
+            .iter()
+            .flat_map(|host| host.addresses.iter().map(|a| (a.to_string(), &host.netns)));
+        pods.chain(nodes)
+            .chain(hosts)
+            .find(|(name, _)| name == whom)
+            .map(|(_, netns)| netns.as_str())
+    }
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointDescription {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Its node.
+    pub node: String,
+    /// Its namespace, for `ip netns exec`.
+    pub netns: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its veth in the node's namespace.
+    pub interface: String,
+}
+
+/// A host outside the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalDescription {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its namespace, for `ip netns exec`.
+    pub netns: String,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDescription {
+    /// Its name.
+    pub node: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its namespace, for `ip netns exec`.
+    pub netns: String,
+    /// `--state-dir` of its agent.
+    pub state_dir: PathBuf,
+    /// `--bpffs` of its agent.
+    pub bpffs: PathBuf,
+    /// Process id of its agent.
+    pub agent_pid: Option<u32>,
+}
+
+/// A running lab. It is taken down when this value is dropped or its process ends, however it ends.
+#[derive(Debug)]
+pub struct Lab {
+    options: LabOptions,
+    state: StateDir,
+    topology: Topology,
+    cluster: Cluster,
+    /// Rules for services, by node.
+    translations: BTreeMap<String, String>,
+    // Dropped in this order: sockets, agents, then everything.
+    stations: BTreeMap<Place, Station>,
+    agents: BTreeMap<String, NodeAgent>,
+    reaper: Reaper,
+}
+
+impl Lab {
+    /// Builds a lab for a cluster and waits until its policies are in force. What dead labs have left
+    /// behind is removed on the way.
+    ///
+    /// # Errors
+    /// [`LabError`].
+    pub fn up(
+        options: LabOptions,
+        cluster: &Cluster,
+        externals: &BTreeSet<IpAddr>,
+    ) -> Result<Self, LabError> {
+        let state = StateDir::of(&options.name)?;
+        check_machine(&options)?;
+        let registry = Registry::hold()?;
+        remove_dead(&registry)?;
+        let lock = state.lock(&registry)?.ok_or_else(|| LabError::InUse(options.name.clone()))?;
+        let topology = Topology::new(&options.name, &Cluster::default(), &BTreeSet::new());
+        let topology = Topology { leaves: BTreeMap::new(), ..topology };
+        let reaper = Reaper::start(&options.sluice, &state, lock)?;
+        let mut lab = Self {
+            options,
+            state,
+            topology,
+            cluster: Cluster::default(),
+            translations: BTreeMap::new(),
+            stations: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            reaper,
+        };
+        lab.note(&[], None)?;
+        wire::make_fabric(&lab.topology)?;
+        fs::create_dir_all(lab.state.manifests())
+            .context("cannot create the manifests' directory")?;
+        lab.change(cluster, externals)?;
+        Ok(lab)
+    }
+
+    /// Changes the lab to another cluster and waits until that is in force.
+    ///
+    /// # Errors
+    /// Something cannot be built, or an agent cannot enforce it: the lab is then in no known state.
+    pub fn change(
+        &mut self,
+        cluster: &Cluster,
+        externals: &BTreeSet<IpAddr>,
+    ) -> Result<(), LabError> {
+        let new = Topology::new(&self.options.name, cluster, externals);
+        let old = self.topology.clone();
+        let gone: Vec<&Place> = differing(&old, &new);
+        let added: Vec<&Place> = differing(&new, &old);
+        let planned: Vec<String> = added.iter().map(|p| new.leaves[*p].netns.clone()).collect();
+        self.note(&planned, None)?;
+        for place in &gone {
+            self.stations.remove(*place);
+            if let Place::Node(node) = place {
+                self.agents.remove(node);
+                self.translations.remove(node);
+            }
+        }
+        wire::remove(&old, &gone)?;
+        wire::add(&new, &added)?;
+        self.topology = new.clone();
+        self.cluster = cluster.clone();
+        self.populate(&added)?;
+        self.translate()?;
+        self.enforce()?;
+        self.note(&[], Some(self.description()))?;
+        Ok(())
+    }
+
+    /// Threads and agents for what is new.
+    fn populate(&mut self, added: &[&Place]) -> anyhow::Result<()> {
+        for place in added {
+            let leaf = &self.topology.leaves[*place];
+            let station = Station::start(&leaf.netns, &leaf.addresses)?;
+            let ports = declared_ports(&self.cluster, place);
+            let listening = station.listen(ports);
+            listening
+                .recv()
+                .context("a namespace's thread has ended")?
+                .with_context(|| format!("cannot listen in {place}"))?;
+            self.stations.insert((*place).clone(), station);
+            if let (Place::Node(node), true) = (place, self.options.agents) {
+                let files = self.node_files(node);
+                let agent = NodeAgent::start(&self.options.sluice, node, &leaf.netns, files)?;
+                self.agents.insert(node.clone(), agent);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings services' rules to where the cluster has them.
+    fn translate(&mut self) -> anyhow::Result<()> {
+        for (place, leaf) in &self.topology.leaves {
+            let Place::Node(node) = place else { continue };
+            let rules = translate::rules(&self.cluster, leaf);
+            let old = self.translations.entry(node.clone()).or_default();
+            if *old != rules {
+                translate::apply(&leaf.netns, &rules)?;
+                *old = rules;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the cluster to the agents, and waits.
+    fn enforce(&mut self) -> anyhow::Result<()> {
+        let items: Vec<&serde_json::Value> = self.cluster.objects.values().collect();
+        let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});
+        // One file, replaced at once: an agent never sees a part of a change.
+        let file = self.state.manifests().join("cluster.json");
+        state::replace(&file, &serde_json::to_vec(&list)?)?;
+        for (node, agent) in &mut self.agents {
+            let pods = self.topology.leaves.values().filter(|leaf| match &leaf.parent {
+                Place::Node(parent) => parent == node,
+                _ => false,
+            });
+            agent.show(&pods.map(|leaf| leaf.netns.as_str()).collect::<Vec<_>>())?;
+        }
+        for (node, agent) in &mut self.agents {
+            agent.sync().with_context(|| format!("node {node}"))?;
+        }
+        Ok(())
+    }
+
+    /// Runs probes, as new connections unless they say otherwise.
+    ///
+    /// # Errors
+    /// An end is not in the lab, or the lab itself fails.
+    pub fn probe(&mut self, probes: &[Probe]) -> anyhow::Result<Vec<Outcome>> {
+        let prober = Prober {
+            topology: &self.topology,
+            cluster: &self.cluster,
+            stations: &self.stations,
+            agents: &self.agents,
+        };
+        prober.run(probes)
+    }
+
+    /// What there is.
+    pub fn description(&self) -> Description {
+        let mut description = Description {
+            lab: self.options.name.clone(),
+            pins: self.pins(),
+            ..Description::default()
+        };
+        for (place, leaf) in &self.topology.leaves {
+            let (netns, addresses) = (leaf.netns.clone(), leaf.addresses.clone());
+            match place {
+                Place::Fabric => {}
+                Place::Pod(pod) => description.endpoints.push(EndpointDescription {
+                    pod: pod.to_string(),
+                    node: self.topology.node(place).unwrap_or_default().to_string(),
+                    netns,
+                    addresses,
+                    interface: leaf.interface.clone(),
+                }),
+                Place::External(_) => {
+                    description.externals.push(ExternalDescription { addresses, netns });
+                }
+                Place::Node(node) => {
+                    let files = self.node_files(node);
+                    description.nodes.push(NodeDescription {
+                        node: node.clone(),
+                        addresses,
+                        netns,
+                        state_dir: files.directory.join("state"),
+                        bpffs: files.pins,
+                        agent_pid: self.agents.get(node).map(NodeAgent::pid),
+                    });
+                }
+            }
+        }
+        description
+    }
+
+    /// Takes the lab down and waits until nothing is left.
+    ///
+    /// # Errors
+    /// Something could not be removed.
+    pub fn down(mut self) -> anyhow::Result<()> {
+        self.stations.clear();
+        self.agents.clear();
+        self.reaper.finish()
+    }
+
+    /// Lets go of the terminal, or of whoever reads the output: from here on it goes to the lab's log.
+    ///
+    /// # Errors
+    /// The log cannot be made.
+    pub fn redirect_output(&self) -> anyhow::Result<()> {
+        let log = fs::File::create(self.state.log())?;
+        nix::unistd::dup2_stderr(&log)?;
+        nix::unistd::dup2_stdout(fs::File::options().write(true).open("/dev/null")?)?;
+        nix::unistd::dup2_stdin(fs::File::open("/dev/null")?)?;
+        Ok(())
+    }
+
+    fn pins(&self) -> PathBuf {
+        self.options.bpffs.join(format!("sluice-lab-{}", self.options.name))
+    }
+
+    fn node_files(&self, node: &str) -> NodeFiles {
+        let id = topology::node_id(node);
+        NodeFiles {
+            directory: self.state.node(&id),
+            manifests: self.state.manifests(),
+            // bpffs takes no dots in names; a node's name has no underscores.
+            pins: self.pins().join(node.replace('.', "_")),
+        }
+    }
+
+    /// Writes down what there is and what is about to be.
+    fn note(&self, planned: &[String], description: Option<Description>) -> anyhow::Result<()> {
+        let mut namespaces = vec![self.topology.fabric.clone()];
+        namespaces.extend(self.topology.leaves.values().map(|leaf| leaf.netns.clone()));
+        namespaces.extend_from_slice(planned);
+        namespaces.sort();
+        namespaces.dedup();
+        let pins = self.pins();
+        self.state.write(&Notes { namespaces, pins, pid: std::process::id(), description })
+    }
+}
+
+/// Places of `one` that `other` has not or has otherwise, or whose parent is such a place.
+fn differing<'a>(one: &'a Topology, other: &Topology) -> Vec<&'a Place> {
+    let differs = |place: &Place| one.leaves.get(place) != other.leaves.get(place);
+    let leaves = one.leaves.iter();
+    leaves
+        .filter(|(place, leaf)| {
+            differs(place) || leaf.parent != Place::Fabric && differs(&leaf.parent)
+        })
+        .map(|(place, _)| place)
+        .collect()
+}
+
+/// What a pod listens on whether it is probed or not.
+fn declared_ports(cluster: &Cluster, place: &Place) -> BTreeSet<Port> {
+    let Place::Pod(pod) = place else { return BTreeSet::new() };
+    let declared = cluster.listens.get(pod).into_iter().flatten();
+    declared
+        .map(|(protocol, port)| {
+            let protocol = match protocol {
+                Protocol::Tcp => ProbeProtocol::Tcp,
+                Protocol::Udp => ProbeProtocol::Udp,
+                Protocol::Sctp => ProbeProtocol::Sctp,
+            };
+            (protocol, *port)
+        })
+        .collect()
+}
+
+/// What a lab cannot do without.
+fn check_machine(options: &LabOptions) -> Result<(), LabError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(LabError::Machine("a lab needs root: run it with sudo".into()));
+    }
+    if options.agents && !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        let message = "this kernel has no BTF (/sys/kernel/btf/vmlinux): a lab needs a kernel built \
+                       with CONFIG_DEBUG_INFO_BTF=y";
+        return Err(LabError::Machine(message.into()));
+    }
+    Ok(())
+}
+
+/// Removes what labs have left behind whose process and reaper were both killed.
+fn remove_dead(registry: &Registry) -> anyhow::Result<()> {
+    for name in StateDir::names().context("cannot list labs")? {
+        let Ok(state) = StateDir::of(&name) else { continue };
+        if let Some(_lock) = state.lock(registry)? {
+            reaper::take_down(&state).with_context(|| format!("lab {name}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What is up, by name. A lab that is on its way up or down has no description.
+///
+/// # Errors
+/// The labs' notes cannot be read.
+pub fn list() -> anyhow::Result<BTreeMap<String, Option<Description>>> {
+    remove_dead(&Registry::hold()?)?;
+    let mut labs = BTreeMap::new();
+    for name in StateDir::names().context("cannot list labs")? {
+        if let Ok(state) = StateDir::of(&name) {
+            labs.insert(name, state.read()?.and_then(|notes| notes.description));
+        }
+    }
+    Ok(labs)
+}
+
+/// Ends the process that runs a lab, and waits until nothing is left of it. False if there is none of
+/// this name.
+///
+/// # Errors
+/// [`LabError::Name`], or it does not go.
+pub fn down(name: &str) -> Result<bool, LabError> {
+    let state = StateDir::of(name)?;
+    let registry = Registry::hold()?;
+    if !StateDir::names().context("cannot list labs")?.iter().any(|n| n == name) {
+        return Ok(false);
+    }
+    let deadline = Instant::now() + DOWN_PATIENCE;
+    let mut told = false;
+    loop {
+        if let Some(_lock) = state.lock(&registry)? {
+            reaper::take_down(&state)?;
+            return Ok(true);
+        }
+        // While the lock is held, the notes' process is the lab's: it wrote them itself.
+        if let (false, Some(notes)) = (told, state.read()?) {
+            let pid = Pid::from_raw(notes.pid.cast_signed());
+            // It may have ended by itself, and only its reaper be left.
+            told = matches!(kill(pid, Signal::SIGTERM), Ok(()) | Err(nix::Error::ESRCH));
+        }
+        if Instant::now() > deadline {
+            return Err(anyhow::anyhow!("the lab {name} does not go down").into());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Moves this process into a namespace of a lab: that of a pod (`namespace/pod`), of a node
+/// (`node/name`) or of an outside host (an address).
+///
+/// # Errors
+/// [`LabError::Missing`], [`LabError::NoPod`].
+pub fn enter(name: &str, whom: &str) -> Result<(), LabError> {
+    let description = StateDir::of(name)?.read()?.and_then(|notes| notes.description);
+    let description = description.ok_or_else(|| LabError::Missing(name.into()))?;
+    let netns = description.netns(whom).ok_or_else(|| LabError::NoPod {
+        lab: name.into(),
+        pod: whom.into(),
+        known: description.endpoints.iter().map(|e| e.pod.as_str()).collect::<Vec<_>>().join(", "),
+    })?;
+    Ok(netns::enter(netns)?)
+}

@@ -1,0 +1,144 @@
+//! From paths on the command line to texts.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+/// Bytes of one input that are read at most. A listing of 20,000 pods is below it.
+pub const INPUT_LIMIT: u64 = 64 * 1024 * 1024;
+
+/// Files below the given directories whose names end like this are manifests.
+const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// Directories nest at most this deep; what is deeper is a loop of mounts or a mistake.
+const DEPTH_LIMIT: usize = 64;
+
+/// The text of one input.
+#[derive(Clone, Debug)]
+pub struct Text {
+    /// How messages name it: the path as given or found, `<stdin>` for `-`.
+    pub file: String,
+    /// Directory that relative names inside it start from.
+    pub directory: PathBuf,
+    /// The text.
+    pub text: String,
+}
+
+/// Why an input could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The operating system says no.
+    #[error("{path}: {error}")]
+    Io {
+        /// Path.
+        path: String,
+        /// Its words.
+        error: std::io::Error,
+    },
+    /// Too long.
+    #[error("{path}: larger than {} MiB, the most that is read of one input", INPUT_LIMIT >> 20)]
+    TooLarge {
+        /// Path.
+        path: String,
+    },
+    /// Not text.
+    #[error("{path}: not UTF-8 text (byte {offset})")]
+    NotText {
+        /// Path.
+        path: String,
+        /// Offset of the first byte that is no text.
+        offset: usize,
+    },
+    /// A directory without a manifest.
+    #[error("{path}: no *.yaml, *.yml or *.json file in this directory")]
+    Empty {
+        /// Path.
+        path: String,
+    },
+    /// Directories nest too deep.
+    #[error("{path}: more than {DEPTH_LIMIT} directories deep")]
+    TooDeep {
+        /// Path.
+        path: String,
+    },
+}
+
+impl ReadError {
+    fn io(path: &Path, error: std::io::Error) -> Self {
+        Self::Io { path: path.display().to_string(), error }
+    }
+}
+
+/// Reads a file, every manifest of a directory (in the order of their names), or `-` for standard
+/// input.
+pub fn read(path: &Path) -> Vec<Result<Text, ReadError>> {
+    if path == Path::new("-") {
+        let text = decode("<stdin>", std::io::stdin().lock());
+        return vec![text.map(|text| Text { file: "<stdin>".into(), directory: ".".into(), text })];
+    }
+    match find(path) {
+        Ok(files) => files.iter().map(|file| read_file(file)).collect(),
+        Err(error) => vec![Err(error)],
+    }
+}
+
+/// The manifests that a path stands for.
+///
+/// # Errors
+/// [`ReadError`]; [`ReadError::Empty`] for a directory without any.
+pub fn find(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
+    if !std::fs::metadata(path).map_err(|e| ReadError::io(path, e))?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    search(path, 0, &mut files)?;
+    if files.is_empty() {
+        return Err(ReadError::Empty { path: path.display().to_string() });
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn search(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), ReadError> {
+    if depth >= DEPTH_LIMIT {
+        return Err(ReadError::TooDeep { path: directory.display().to_string() });
+    }
+    for entry in std::fs::read_dir(directory).map_err(|e| ReadError::io(directory, e))? {
+        let path = entry.map_err(|e| ReadError::io(directory, e))?.path();
+        // Follows links: mounted ConfigMaps are links. Hidden names are their bookkeeping.
+        if path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b".")) {
+            continue;
+        }
+        if path.is_dir() {
+            search(&path, depth + 1, files)?;
+        } else if path.extension().is_some_and(|e| EXTENSIONS.iter().any(|x| e == *x)) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Reads one manifest.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn read_file(path: &Path) -> Result<Text, ReadError> {
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path).map_err(|e| ReadError::io(path, e))?;
+    let text = decode(&name, file)?;
+    let directory = path.parent().unwrap_or(Path::new(".")).to_owned();
+    Ok(Text { file: name, directory, text })
+}
+
+fn decode(name: &str, from: impl std::io::Read) -> Result<String, ReadError> {
+    let mut bytes = Vec::new();
+    from.take(INPUT_LIMIT + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| ReadError::Io { path: name.into(), error })?;
+    if bytes.len() as u64 > INPUT_LIMIT {
+        return Err(ReadError::TooLarge { path: name.into() });
+    }
+    String::from_utf8(bytes).map_err(|error| ReadError::NotText {
+        path: name.into(),
+        offset: error.utf8_error().valid_up_to(),
+    })
+}

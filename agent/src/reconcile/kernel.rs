@@ -1,0 +1,79 @@
+//! What reconciling needs of the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_policy::diff::{KernelState, Op};
+
+use crate::endpoint::links::IfIndex;
+
+/// The kernel side. Implemented by [`crate::datapath::enforcer`], and by a recorder in tests.
+///
+/// Every method fails only if the kernel refuses; what was enforced before is still enforced then.
+pub trait Kernel {
+    /// Reads the tables back.
+    ///
+    /// # Errors
+    /// As above.
+    fn read(&mut self) -> anyhow::Result<KernelState>;
+
+    /// Does the operations in their order.
+    ///
+    /// # Errors
+    /// As above; those before the one that failed are done.
+    fn apply(&mut self, ops: &[Op]) -> anyhow::Result<()>;
+
+    /// Zeroes the counters of a slot.
+    ///
+    /// # Errors
+    /// As above.
+    fn reset_counters(&mut self, slot: u32) -> anyhow::Result<()>;
+
+    /// Which interfaces are led to which slot.
+    ///
+    /// # Errors
+    /// As above.
+    fn slots(&mut self) -> anyhow::Result<BTreeMap<IfIndex, u32>>;
+
+    /// Leads an interface to a slot; [`sluice_common::abi::SLOT_NONE`]: nowhere.
+    ///
+    /// # Errors
+    /// As above.
+    fn lead(&mut self, ifindex: IfIndex, slot: u32) -> anyhow::Result<()>;
+
+    /// Puts the programs on an interface, in place of older ones of ours.
+    ///
+    /// # Errors
+    /// As above.
+    fn attach(&mut self, ifindex: IfIndex) -> anyhow::Result<()>;
+
+    /// Puts the programs on an interface where they are not, and says whether that was needed.
+    ///
+    /// # Errors
+    /// As above.
+    fn ensure_attached(&mut self, ifindex: IfIndex) -> anyhow::Result<bool>;
+
+    /// Takes the programs off an interface. It may be gone.
+    ///
+    /// # Errors
+    /// As above.
+    fn detach(&mut self, ifindex: IfIndex) -> anyhow::Result<()>;
+
+    /// Interfaces that a former agent has left programs on, alive or not.
+    ///
+    /// # Errors
+    /// As above.
+    fn left_behind(&mut self) -> anyhow::Result<BTreeSet<IfIndex>>;
+
+    /// Programs of others on the same hooks of an interface.
+    ///
+    /// # Errors
+    /// As above.
+    fn foreign(&mut self, ifindex: IfIndex) -> anyhow::Result<Vec<String>>;
+
+    /// All that should be enforced is, with the present programs and tables: what was kept of a former
+    /// agent's for the meantime can go.
+    ///
+    /// # Errors
+    /// As above.
+    fn settle(&mut self) -> anyhow::Result<()>;
+}

@@ -1,0 +1,327 @@
+//! Desired ↔ kernel: what the source and the node say is compiled, compared with what the kernel
+//! holds, and written in an order that is safe at every step.
+//!
+//! 1. The notes for the next agent ([`crate::state`]).
+//! 2. Tables: staged, flipped in one write, cleaned up ([`sluice_policy::diff`]).
+//! 3. Interfaces that are to be enforced: led to their slot, then given the programs.
+//! 4. Interfaces that are not any more: programs taken off, then led nowhere. By now their endpoint is
+//!    absent or not isolated in the tables, so nothing that policy forbids passes in between.
+//! 5. Only then places that were given up are free for others.
+//!
+//! A pod that the source no longer has is not enforced any more, even if its interface is still there.
+//! A pod that it has, but whose namespace is not mounted any more, is, as long as its interface is.
+//!
+//! Nothing is written before the source's first full list is through. A step that fails leaves what
+//! was enforced in force, and all of it is done again, compared with the kernel read afresh.
+
+pub mod kernel;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use sluice_common::abi::{Direction, SLOT_NONE};
+use sluice_policy::capacity::Capacity;
+use sluice_policy::compile::Compiler;
+use sluice_policy::diff::{KernelState, Op, diff};
+use sluice_policy::model::{Change, LocalEndpoint, PodName};
+use sluice_policy::tables::Touched;
+
+use self::kernel::Kernel;
+use crate::endpoint::links::IfIndex;
+use crate::endpoint::slots::{Incarnation, Slots};
+use crate::endpoint::{Assignment, Interface, LocalPod, Scan, assign};
+use crate::state::State;
+
+/// Brings the kernel to what should be, for one node.
+#[derive(Debug)]
+pub struct Reconciler<K> {
+    kernel: K,
+    node: String,
+    state_dir: PathBuf,
+    compiler: Compiler,
+    slots: Slots,
+    /// What the kernel holds; `None` where that must be read first.
+    mirror: Option<KernelState>,
+    /// Keys that may differ between the compiler's tables and the mirror.
+    touched: Touched,
+    /// The interfaces that are led to a slot and carry the programs.
+    leading: BTreeMap<IfIndex, u32>,
+    stored: Option<State>,
+    local: BTreeMap<PodName, LocalPod>,
+    scan: Scan,
+    assignment: Assignment,
+    /// Why a pod that was found is not enforced.
+    refused: BTreeMap<PodName, String>,
+    adopted: bool,
+    corrections: u64,
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// Begins from what a former agent noted and left in the kernel; writes nothing yet.
+    pub fn new(
+        kernel: K,
+        node: String,
+        state_dir: PathBuf,
+        notes: Option<State>,
+        slots: Slots,
+    ) -> Self {
+        let names = notes.as_ref().map(|notes| notes.names.clone()).unwrap_or_default();
+        Self {
+            kernel,
+            node,
+            state_dir,
+            compiler: Compiler::new(Capacity::default(), names),
+            slots,
+            mirror: None,
+            touched: Touched::default(),
+            leading: BTreeMap::new(),
+            stored: notes,
+            local: BTreeMap::new(),
+            scan: Scan::default(),
+            assignment: Assignment::new(),
+            refused: BTreeMap::new(),
+            adopted: false,
+            corrections: 0,
+        }
+    }
+
+    /// Takes in what the source sent. Nothing is written yet.
+    pub fn change(&mut self, changes: Vec<Change>) {
+        for change in &changes {
+            if let Change::Pod(name, pod) = change {
+                match pod {
+                    Some(pod) if pod.node == self.node && !pod.host_network => {
+                        let local =
+                            LocalPod { addresses: pod.addresses.clone(), created: pod.created };
+                        self.local.insert(name.clone(), local);
+                    }
+                    _ => {
+                        self.local.remove(name);
+                    }
+                }
+            }
+        }
+        self.touched.merge(self.compiler.apply(changes));
+    }
+
+    /// Takes in what discovery found, and says whether that is anything new.
+    pub fn found(&mut self, scan: Scan) -> bool {
+        let new = self.scan != scan;
+        self.scan = scan;
+        new
+    }
+
+    /// Brings the kernel to the present state of everything that was taken in. To be called only
+    /// after the source's first full list.
+    ///
+    /// # Errors
+    /// The kernel or the notes could not be written: what was enforced still is, and the next call
+    /// begins by reading the kernel.
+    pub fn reconcile(&mut self) -> anyhow::Result<()> {
+        let fresh = self.place_pods();
+        self.store_notes()?;
+        for slot in fresh {
+            self.kernel.reset_counters(slot)?;
+        }
+        self.write_tables()?;
+        self.write_interfaces()
+    }
+
+    /// Reads the kernel back, corrects what differs and returns the number of corrections.
+    ///
+    /// # Errors
+    /// As [`Self::reconcile`].
+    pub fn heal(&mut self) -> anyhow::Result<u64> {
+        self.reconcile()?;
+        self.mirror = None;
+        let mut corrections = self.write_tables()?;
+        let led = self.kernel.slots()?;
+        for (&ifindex, &slot) in &self.leading {
+            if led.get(&ifindex) != Some(&slot) {
+                self.kernel.lead(ifindex, slot)?;
+                corrections += 1;
+            }
+            corrections += u64::from(self.kernel.ensure_attached(ifindex)?);
+        }
+        for &ifindex in led.keys().filter(|ifindex| !self.leading.contains_key(ifindex)) {
+            self.kernel.lead(ifindex, SLOT_NONE)?;
+            corrections += 1;
+        }
+        self.corrections += corrections;
+        Ok(corrections)
+    }
+
+    /// Gives every local pod that has an interface a place, and tells the compiler. Returns the slots
+    /// that begin with a new incarnation.
+    fn place_pods(&mut self) -> Vec<u32> {
+        self.assignment = assign(&self.scan, &self.local);
+        self.keep_unmounted();
+        let mut changes = Vec::new();
+        let mut fresh = Vec::new();
+        self.refused.clear();
+        let gone: Vec<PodName> = self
+            .slots
+            .places()
+            .keys()
+            .chain(self.compiler.world().endpoints.keys())
+            .filter(|pod| !matches!(self.assignment.get(pod), Some(Ok(_))))
+            .cloned()
+            .collect();
+        for pod in gone {
+            self.slots.release(&pod);
+            if self.compiler.world().endpoints.contains_key(&pod) {
+                changes.push(Change::Endpoint(pod, None));
+            }
+        }
+        for (pod, found) in &self.assignment {
+            let (Ok(interfaces), Some(local)) = (found, self.local.get(pod)) else { continue };
+            let incarnation = Incarnation::new(local.created, &local.addresses, interfaces);
+            let unused = self.slots.next_epoch();
+            let endpoint = match self.slots.assign(pod, incarnation) {
+                Ok(place) => {
+                    if place.epoch == unused {
+                        fresh.push(place.slot);
+                    }
+                    Some(LocalEndpoint { slot: place.slot, epoch: place.epoch, flags: 0 })
+                }
+                Err(error) => {
+                    self.refused.insert(pod.clone(), error.to_string());
+                    None
+                }
+            };
+            if self.compiler.world().endpoints.get(pod).copied() != endpoint {
+                changes.push(Change::Endpoint(pod.clone(), endpoint));
+            }
+        }
+        if !changes.is_empty() {
+            self.touched.merge(self.compiler.apply(changes));
+        }
+        fresh
+    }
+
+    /// A pod whose namespace is not mounted any more, but whose interface is still there, may still
+    /// send: it keeps the interfaces that it was found on before.
+    fn keep_unmounted(&mut self) {
+        for (pod, found) in &mut self.assignment {
+            let (Err(_), Some(place), Some(local)) =
+                (&found, self.slots.places().get(pod), self.local.get(pod))
+            else {
+                continue;
+            };
+            let known = &place.incarnation;
+            let same = known.created == local.created
+                && known.addresses.iter().eq(&BTreeSet::from_iter(local.addresses.clone()));
+            let interfaces: Option<Vec<Interface>> = known
+                .interfaces
+                .iter()
+                .map(|(ifindex, inode)| {
+                    Interface::unmounted(*ifindex, *inode, &known.addresses, &self.scan)
+                })
+                .collect();
+            if let (true, Some(interfaces)) = (same, interfaces) {
+                *found = Ok(interfaces);
+            }
+        }
+    }
+
+    fn store_notes(&mut self) -> anyhow::Result<()> {
+        let notes = State::of(self.compiler.names(), &self.slots);
+        if self.stored.as_ref() != Some(&notes) {
+            notes.store(&self.state_dir).context("cannot note the meaning of the tables")?;
+            self.stored = Some(notes);
+        }
+        Ok(())
+    }
+
+    /// Brings the tables to the compiler's; returns the number of writes that were needed.
+    fn write_tables(&mut self) -> anyhow::Result<u64> {
+        let known = self.mirror.take();
+        let touched = std::mem::take(&mut self.touched);
+        let ops = match &known {
+            Some(mirror) => diff(mirror, self.compiler.tables(), Some(&touched)),
+            None => Vec::new(),
+        };
+        let (mut mirror, ops) = match known {
+            Some(mirror) => (mirror, ops),
+            None => {
+                let read = self.kernel.read().context("cannot read the tables")?;
+                let mut ops: Vec<Op> = touched.rules.iter().map(|r| Op::ResetRule(*r)).collect();
+                ops.extend(diff(&read, self.compiler.tables(), None));
+                (read, ops)
+            }
+        };
+        // Until all of it is written the mirror stays unknown, and the next attempt compares all.
+        self.kernel.apply(&ops).context("cannot write the tables")?;
+        for op in &ops {
+            mirror.apply(op);
+        }
+        self.mirror = Some(mirror);
+        let is_write = |op: &&Op| !matches!(op, Op::Flip(_) | Op::ResetRule(_));
+        Ok(ops.iter().filter(is_write).count() as u64)
+    }
+
+    /// Leads interfaces to their slots and attaches, then detaches what is not to be enforced.
+    fn write_interfaces(&mut self) -> anyhow::Result<()> {
+        let wanted = self.wanted();
+        let mut stale: BTreeSet<IfIndex> = self.leading.keys().copied().collect();
+        if !self.adopted {
+            stale.extend(self.kernel.left_behind()?);
+            stale.extend(self.kernel.slots()?.into_keys());
+        }
+        let mut complete = true;
+        for (pod, interfaces) in &wanted {
+            for (ifindex, slot) in interfaces {
+                stale.remove(ifindex);
+                if self.leading.get(ifindex) == Some(slot) {
+                    continue;
+                }
+                let done =
+                    self.kernel.lead(*ifindex, *slot).and_then(|()| self.kernel.attach(*ifindex));
+                match done {
+                    Ok(()) => {
+                        self.leading.insert(*ifindex, *slot);
+                    }
+                    Err(error) => {
+                        complete = false;
+                        self.refused.insert(pod.clone(), format!("{error:#}"));
+                    }
+                }
+            }
+        }
+        for ifindex in stale {
+            self.kernel.detach(ifindex)?;
+            self.kernel.lead(ifindex, SLOT_NONE)?;
+            self.leading.remove(&ifindex);
+        }
+        if complete && !self.adopted {
+            self.kernel.settle()?;
+            self.adopted = true;
+        }
+        self.slots.recycle();
+        Ok(())
+    }
+
+    /// Interfaces of the pods that some policy isolates, with the pod's slot.
+    fn wanted(&self) -> BTreeMap<PodName, Vec<(IfIndex, u32)>> {
+        let mut wanted = BTreeMap::new();
+        for (pod, endpoint) in &self.compiler.world().endpoints {
+            let Some(Ok(interfaces)) = self.assignment.get(pod) else { continue };
+            if self.is_governed(endpoint.slot, Direction::Ingress)
+                || self.is_governed(endpoint.slot, Direction::Egress)
+            {
+                let led = interfaces.iter().map(|i| (i.ifindex, endpoint.slot)).collect();
+                wanted.insert(pod.clone(), led);
+            }
+        }
+        wanted
+    }
+
+    fn is_governed(&self, slot: u32, direction: Direction) -> bool {
+        let endpoint = self.compiler.tables().endpoints.get(&slot);
+        endpoint.is_some_and(|endpoint| endpoint.is_governed(direction))
+    }
+}

@@ -1,0 +1,415 @@
+//! The agent's loop: whatever happens to the source, to the node or to the agent itself ends in one
+//! reconciliation.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use sluice_common::abi::ABI_VERSION;
+use sluice_policy::model::direction_label;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::control::{Pending, Request, Response};
+use crate::datapath::attach::is_ours;
+use crate::endpoint::Scan;
+use crate::endpoint::links::{self, Links};
+use crate::reconcile::Reconciler;
+use crate::reconcile::kernel::Kernel;
+use crate::source::{Event, Refresh, Source};
+use crate::status::{EndpointStatus, EnforcementState, Status};
+
+/// Links come in bursts; a scan waits this long for the rest of one.
+const BURST: Duration = Duration::from_millis(20);
+
+/// How often the loop looks whether something is due.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How often the kernel is read back and corrected.
+const HEAL: Duration = Duration::from_secs(30);
+
+/// Pods that are not found are looked for at every tick this long after a change, then every
+/// [`PATIENCE`].
+const EAGERNESS: Duration = Duration::from_secs(10);
+
+/// See [`EAGERNESS`].
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// After a failure, the next attempt.
+const RETRY: Duration = Duration::from_secs(1);
+
+const NOT_SYNCED: &str = "the source has not delivered its first full list yet";
+
+/// An agent, ready to run.
+#[derive(Debug)]
+pub struct Agent<K> {
+    reconciler: Reconciler<K>,
+    source: Source,
+    links: Links,
+    netns_dirs: Vec<PathBuf>,
+    node: String,
+    synced: bool,
+    /// A scan has succeeded: without one, every pod would count as gone.
+    scanned: bool,
+    /// Something was taken in since the kernel was last brought to it.
+    changed: bool,
+    failure: Option<String>,
+    retry_at: Instant,
+    last_change: Instant,
+    last_scan: Instant,
+    netns_times: Vec<Option<SystemTime>>,
+    faults: Vec<String>,
+    waiting: Vec<Waiting>,
+    next_token: u64,
+    logged: BTreeMap<String, (EnforcementState, Option<String>)>,
+}
+
+/// Someone who waits for [`Request::Sync`].
+#[derive(Debug)]
+struct Waiting {
+    token: u64,
+    /// The source has sent everything that was there when this was asked.
+    refreshed: bool,
+    deadline: Instant,
+    reply: oneshot::Sender<Response>,
+}
+
+impl<K: Kernel> Agent<K> {
+    /// Needs a tokio runtime.
+    pub fn new(
+        reconciler: Reconciler<K>,
+        source: Source,
+        links: Links,
+        netns_dirs: Vec<PathBuf>,
+        node: String,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            reconciler,
+            source,
+            links,
+            netns_times: vec![None; netns_dirs.len()],
+            netns_dirs,
+            node,
+            synced: false,
+            scanned: false,
+            changed: false,
+            failure: None,
+            retry_at: now,
+            last_change: now,
+            last_scan: now,
+            faults: Vec::new(),
+            waiting: Vec::new(),
+            next_token: 0,
+            logged: BTreeMap::new(),
+        }
+    }
+
+    /// Runs until SIGTERM or SIGINT. What is enforced stays enforced.
+    ///
+    /// # Errors
+    /// Only what makes going on senseless: no signals, no link events, the source gone.
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Pending>) -> anyhow::Result<()> {
+        let mut signals = Signals::new().context("cannot wait for signals")?;
+        let (sender, mut link_changes) = mpsc::channel(1);
+        links::watch(sender).context("cannot wait for link events")?;
+        let mut tick = tokio::time::interval(TICK);
+        let mut heal = tokio::time::interval_at(Instant::now() + HEAL, HEAL);
+        self.scan().await;
+        loop {
+            tokio::select! {
+                event = self.source.events.recv() => {
+                    self.take(event.context("the source has ended")?);
+                    while let Ok(event) = self.source.events.try_recv() {
+                        self.take(event);
+                    }
+                }
+                Some(()) = link_changes.recv() => {
+                    tokio::time::sleep(BURST).await;
+                    while link_changes.try_recv().is_ok() {}
+                    self.last_change = Instant::now();
+                    self.scan().await;
+                }
+                Some(pending) = requests.recv() => self.answer(pending).await,
+                _ = tick.tick() => self.look_after().await,
+                _ = heal.tick() => {
+                    self.scan().await;
+                    self.heal();
+                }
+                signal = signals.next() => match signal {
+                    Wish::Heal => {
+                        self.scan().await;
+                        self.heal();
+                    }
+                    Wish::Stop => break,
+                },
+            }
+            self.reconcile();
+            self.answer_waiting().await;
+        }
+        tracing::info!("stopping; what is enforced stays enforced");
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Changes(changes) => {
+                self.reconciler.change(changes);
+                self.note_change();
+            }
+            Event::Faults(faults) => {
+                for fault in faults.iter().filter(|fault| !self.faults.contains(fault)) {
+                    tracing::warn!("{fault}");
+                }
+                self.faults = faults;
+            }
+            Event::Synced => {
+                self.synced = true;
+                self.note_change();
+            }
+            Event::Refreshed(token) => {
+                for waiting in self.waiting.iter_mut().filter(|waiting| waiting.token == token) {
+                    waiting.refreshed = true;
+                }
+            }
+        }
+    }
+
+    fn note_change(&mut self) {
+        self.changed = true;
+        self.last_change = Instant::now();
+    }
+
+    /// Looks for interfaces. A scan that fails leaves what was found before.
+    async fn scan(&mut self) {
+        self.last_scan = Instant::now();
+        self.netns_times = self.netns_times_now();
+        match Scan::run(&self.links, &self.netns_dirs).await {
+            Ok(scan) => {
+                self.changed |= self.reconciler.found(scan);
+                self.scanned = true;
+            }
+            Err(error) => tracing::warn!(%error, "cannot look for pods' interfaces"),
+        }
+    }
+
+    fn netns_times_now(&self) -> Vec<Option<SystemTime>> {
+        let time = |dir: &PathBuf| std::fs::metadata(dir).and_then(|m| m.modified()).ok();
+        self.netns_dirs.iter().map(time).collect()
+    }
+
+    /// Pods get addresses inside their namespace without a sign on the host, so those that are not
+    /// found are looked for again and again.
+    async fn look_after(&mut self) {
+        let missing = !self.reconciler.missing().is_empty();
+        let eager = !self.waiting.is_empty() || self.last_change.elapsed() < EAGERNESS;
+        let due = missing && (eager || self.last_scan.elapsed() >= PATIENCE);
+        if due || self.netns_times_now() != self.netns_times {
+            self.scan().await;
+            // Attaching may have failed because an interface came or went.
+            self.changed |= missing;
+        }
+    }
+
+    fn reconcile(&mut self) {
+        if !self.is_ready() || !self.changed || Instant::now() < self.retry_at {
+            return;
+        }
+        let done = self.reconciler.reconcile();
+        self.changed = done.is_err();
+        self.note_outcome(done.err());
+    }
+
+    fn heal(&mut self) {
+        if !self.is_ready() {
+            return;
+        }
+        let healed = self.reconciler.heal();
+        if let Ok(corrections @ 1..) = healed {
+            tracing::warn!(corrections, "the kernel was not as it should be; corrected");
+        }
+        self.changed = healed.is_err();
+        self.note_outcome(healed.err());
+    }
+
+    /// The source's first full list is through, and the node has been looked at.
+    const fn is_ready(&self) -> bool {
+        self.synced && self.scanned
+    }
+
+    fn note_outcome(&mut self, error: Option<anyhow::Error>) {
+        let failure = error.map(|error| format!("{error:#}"));
+        if failure.is_some() {
+            self.retry_at = Instant::now() + RETRY;
+        }
+        if failure != self.failure {
+            match &failure {
+                Some(failure) => tracing::error!("{failure}; what was enforced stays enforced"),
+                None => tracing::info!("the kernel is up to date again"),
+            }
+        }
+        self.failure = failure;
+        self.log_endpoints();
+    }
+
+    /// One line for every pod whose state is not what it was.
+    fn log_endpoints(&mut self) {
+        let mut now = BTreeMap::new();
+        for endpoint in self.reconciler.endpoints() {
+            now.insert(endpoint.pod, (endpoint.state, endpoint.reason));
+        }
+        for (pod, state) in now.iter().filter(|(pod, state)| self.logged.get(*pod) != Some(*state))
+        {
+            let reason = state.1.as_deref().unwrap_or_default();
+            match state.0 {
+                EnforcementState::Enforced | EnforcementState::NotIsolated => {
+                    tracing::info!(%pod, "{}", state.0.label());
+                }
+                EnforcementState::NotEnforced | EnforcementState::Closed => {
+                    tracing::warn!(%pod, %reason, "{}", state.0.label());
+                }
+            }
+        }
+        for pod in self.logged.keys().filter(|pod| !now.contains_key(*pod)) {
+            tracing::info!(%pod, "gone");
+        }
+        self.logged = now;
+    }
+
+    async fn answer(&mut self, Pending { request, reply }: Pending) {
+        let response = match request {
+            Request::Status => Response::Status(Box::new(self.status().await)),
+            Request::Heal => {
+                self.scan().await;
+                let before = self.reconciler.corrections();
+                self.heal();
+                match &self.failure {
+                    Some(message) => Response::Error { message: message.clone() },
+                    None if !self.is_ready() => Response::Error { message: NOT_SYNCED.into() },
+                    None => {
+                        Response::Healed { corrections: self.reconciler.corrections() - before }
+                    }
+                }
+            }
+            Request::Sync { timeout_ms } => {
+                self.next_token += 1;
+                let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+                let token = self.next_token;
+                self.waiting.push(Waiting { token, refreshed: false, deadline, reply });
+                // A source whose queue is full is busy looking already, but perhaps since before.
+                if self.source.refresh.try_send(Refresh(token)).is_err() {
+                    tracing::debug!("the source takes no request to refresh");
+                }
+                return;
+            }
+        };
+        // Who asked may have gone away.
+        let _ = reply.send(response);
+    }
+
+    /// Answers those who wait for the kernel to be up to date, when it is or their time is over.
+    async fn answer_waiting(&mut self) {
+        if self.waiting.iter().any(|waiting| waiting.refreshed) {
+            self.scan().await;
+            self.reconcile();
+        }
+        let missing = self.missing();
+        let now = Instant::now();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let complete = waiting.refreshed && missing.is_empty();
+            if complete || now >= waiting.deadline {
+                let mut missing = missing.clone();
+                if !waiting.refreshed {
+                    missing.push("the source has not answered".into());
+                }
+                let generation = self.reconciler.generation();
+                let _ = waiting.reply.send(Response::Synced { complete, generation, missing });
+            } else {
+                self.waiting.push(waiting);
+            }
+        }
+    }
+
+    /// What should be in the kernel and is not.
+    fn missing(&self) -> Vec<String> {
+        let mut missing: Vec<String> = self
+            .reconciler
+            .missing()
+            .into_iter()
+            .map(|(pod, reason)| format!("{pod}: {reason}"))
+            .collect();
+        if !self.synced {
+            missing.push(NOT_SYNCED.into());
+        } else if self.changed {
+            missing
+                .push(self.failure.clone().unwrap_or_else(|| "changes are not written yet".into()));
+        }
+        missing
+    }
+
+    /// The endpoints, with the programs of others on their interfaces.
+    async fn endpoints(&mut self) -> Vec<EndpointStatus> {
+        let mut endpoints = self.reconciler.endpoints();
+        for interface in endpoints.iter_mut().flat_map(|endpoint| &mut endpoint.interfaces) {
+            interface.foreign_programs = self.reconciler.foreign(interface.ifindex);
+            // An interface that went away has no filters.
+            let filters = self.links.filters(interface.ifindex).await.unwrap_or_default();
+            for (direction, name) in filters.into_iter().filter(|(_, name)| !is_ours(name)) {
+                let label = direction_label(direction);
+                interface.foreign_programs.push(format!("{label}: {name} (clsact)"));
+            }
+        }
+        endpoints
+    }
+
+    async fn status(&mut self) -> Status {
+        let mut faults = self.faults.clone();
+        faults.extend(self.reconciler.overflows());
+        faults.extend(self.failure.clone());
+        Status {
+            agent: true,
+            pid: Some(std::process::id()),
+            node: self.node.clone(),
+            source: self.source.name.clone(),
+            synced: self.synced && !self.changed,
+            generation: self.reconciler.generation(),
+            abi_version: ABI_VERSION,
+            corrections: self.reconciler.corrections(),
+            endpoints: self.endpoints().await,
+            faults,
+            tables: self.reconciler.tables(),
+        }
+    }
+}
+
+/// What a signal asks for.
+enum Wish {
+    Heal,
+    Stop,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.hangup.recv() => Wish::Heal,
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Packets that keep a link working and pass without policy, and the source check.
+
+use super::{Packet, Transport, protocol};
+use crate::abi::{Address, Direction, Endpoint};
+
+/// ICMPv6 message types.
+mod message {
+    pub(super) const MLD_QUERY: u16 = 130;
+    pub(super) const MLD_REPORT: u16 = 131;
+    pub(super) const MLD_DONE: u16 = 132;
+    pub(super) const ROUTER_SOLICITATION: u16 = 133;
+    pub(super) const ROUTER_ADVERTISEMENT: u16 = 134;
+    pub(super) const NEIGHBOUR_SOLICITATION: u16 = 135;
+    pub(super) const NEIGHBOUR_ADVERTISEMENT: u16 = 136;
+    pub(super) const REDIRECT: u16 = 137;
+    pub(super) const MLD2_REPORT: u16 = 143;
+}
+
+/// Neighbour discovery is only valid with a hop limit that no router has touched (RFC 4861 section
+/// 7.1), multicast listener discovery only with 1 (RFC 2710 section 3, RFC 3810 section 5).
+const ND_HOP_LIMIT: u8 = 255;
+const MLD_HOP_LIMIT: u8 = 1;
+
+/// UDP ports of DHCP (RFC 2131 section 4.1) and DHCPv6 (RFC 8415 section 7.2).
+const DHCP_SERVER: u16 = 67;
+const DHCP_CLIENT: u16 = 68;
+const DHCP6_CLIENT: u16 = 546;
+const DHCP6_SERVER: u16 = 547;
+
+/// 255.255.255.255 and 0.0.0.0.
+const BROADCAST_V4: Address = Address::from_v4_word(u32::MAX);
+const UNSPECIFIED_V4: Address = Address::from_v4_word(0);
+/// ff02::1:2, all DHCPv6 relay agents and servers.
+const DHCP6_SERVERS: Address =
+    Address::from_octets([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2]);
+
+/// True for neighbour discovery, multicast listener discovery, duplicate address detection and an
+/// address's first DHCP exchange. ARP is a [`super::Frame`] of its own.
+///
+/// A pod is no router: its router advertisements and redirects are judged like anything else.
+#[inline(always)]
+pub fn is_control(packet: &Packet, direction: Direction) -> bool {
+    match packet.transport {
+        Transport::OtherIcmp if packet.protocol == protocol::ICMPV6 => {
+            is_discovery(packet, direction)
+        }
+        Transport::Udp => is_dhcp(packet, direction),
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn is_discovery(packet: &Packet, direction: Direction) -> bool {
+    let code = packet.icmp & 0xff;
+    match packet.icmp >> 8 {
+        // Sent from `::` in duplicate address detection (RFC 4862 section 5.4.2) and before the
+        // address is known (RFC 4861 section 4.1).
+        message::ROUTER_SOLICITATION | message::NEIGHBOUR_SOLICITATION => {
+            code == 0 && packet.hop_limit == ND_HOP_LIMIT
+        }
+        message::NEIGHBOUR_ADVERTISEMENT => {
+            code == 0 && packet.hop_limit == ND_HOP_LIMIT && !packet.source.is_unspecified()
+        }
+        message::ROUTER_ADVERTISEMENT | message::REDIRECT => {
+            code == 0
+                && packet.hop_limit == ND_HOP_LIMIT
+                && is_link_local(&packet.source)
+                && matches!(direction, Direction::Ingress)
+        }
+        // Reports come from `::` while the address is tentative (RFC 3590 section 4).
+        message::MLD_QUERY | message::MLD_REPORT | message::MLD_DONE | message::MLD2_REPORT => {
+            packet.hop_limit == MLD_HOP_LIMIT
+                && (is_link_local(&packet.source) || packet.source.is_unspecified())
+        }
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn is_dhcp(packet: &Packet, direction: Direction) -> bool {
+    let ports = (u16::from_be(packet.source_port_be), u16::from_be(packet.destination_port_be));
+    match (direction, ports) {
+        // Only what a client sends before it has its address; renewals are judged like any flow.
+        (Direction::Egress, (DHCP_CLIENT, DHCP_SERVER)) => {
+            packet.source == UNSPECIFIED_V4 && packet.destination == BROADCAST_V4
+        }
+        (Direction::Ingress, (DHCP_SERVER, DHCP_CLIENT)) => packet.destination == BROADCAST_V4,
+        (Direction::Egress, (DHCP6_CLIENT, DHCP6_SERVER)) => {
+            is_link_local(&packet.source) && packet.destination == DHCP6_SERVERS
+        }
+        (Direction::Ingress, (DHCP6_SERVER, DHCP6_CLIENT)) => {
+            is_link_local(&packet.source) && is_link_local(&packet.destination)
+        }
+        _ => false,
+    }
+}
+
+/// True if a packet from the endpoint may carry this source: one of the pod's addresses, or, in a
+/// control packet only, an unspecified or link-local one.
+#[inline(always)]
+pub fn source_is_acceptable(packet: &Packet, endpoint: &Endpoint, is_control: bool) -> bool {
+    endpoint.owns(&packet.source)
+        || (is_control
+            && (packet.source.is_unspecified()
+                || packet.source == UNSPECIFIED_V4
+                || is_link_local(&packet.source)))
+}
+
+/// fe80::/10.
+#[inline(always)]
+const fn is_link_local(address: &Address) -> bool {
+    u32::from_be(address.words()[0]) >> 22 == 0xfe80 >> 6
+}

@@ -1,0 +1,91 @@
+//! All tables. Keys and values are described where their types are, in `sluice_common::abi`; here
+//! stands who writes a table, how much it holds, and what happens when it is full.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+use sluice_common::abi::{
+    Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, ENDPOINT_MAX, Endpoint,
+    Event, EventBudget, Flow, FlowKey, RULE_MAX, SLOTS_BY_INDEX, Versioned, capacity,
+};
+use sluice_common::reason::REASON_MAX;
+
+use crate::path::Scratch;
+
+/// The generation, the ABI version and the event rate. Written by the agent; one element. It can be
+/// mapped into memory, because the flip of the generation is one atomic store.
+#[btf_map(name = "control")]
+pub(crate) static CONTROL: Array<Control, 1, { aya_ebpf::bindings::BPF_F_MMAPABLE as usize }> =
+    Array::new();
+
+/// Interface index → slot. Written by the agent on attach and detach. Interfaces with a greater
+/// index are in [`ENDPOINT_SLOTS_HIGH`].
+#[btf_map(name = "endpoint_slots")]
+pub(crate) static ENDPOINT_SLOTS: Array<u32, { SLOTS_BY_INDEX as usize }> = Array::new();
+
+/// Interface index → slot, for indices above the end of [`ENDPOINT_SLOTS`]. Written by the agent.
+/// Holds as many entries as there are slots, so it cannot be full before they are.
+#[btf_map(name = "endpoint_slots_high")]
+pub(crate) static ENDPOINT_SLOTS_HIGH: HashMap<
+    u32,
+    u32,
+    { ENDPOINT_MAX as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// Slot → endpoint. Written by the agent. A pod without a free slot is not enforced and reported.
+#[btf_map(name = "endpoints")]
+pub(crate) static ENDPOINTS: Array<Versioned<Endpoint>, { ENDPOINT_MAX as usize }> = Array::new();
+
+/// Address → class. Written by the agent, which closes the sets that would need what does not fit.
+#[btf_map(name = "peers")]
+pub(crate) static PEERS: HashMap<
+    Address,
+    Versioned<ClassId>,
+    { capacity::PEERS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// (Policy set, address prefix) → class. Written by the agent, which closes the sets that do not fit.
+#[btf_map(name = "cidrs")]
+pub(crate) static CIDRS: LpmTrie<CidrKey, Versioned<ClassId>, { capacity::CIDRS as usize }> =
+    LpmTrie::new();
+
+/// (Policy set, class, protocol, port prefix) → decision. Written by the agent, which closes the sets
+/// that do not fit.
+#[btf_map(name = "decisions")]
+pub(crate) static DECISIONS: LpmTrie<
+    DecisionKey,
+    Versioned<Decision>,
+    { capacity::DECISIONS as usize },
+> = LpmTrie::new();
+
+/// Flow key → flow. Written here; the agent reads it. When it is full the least recently used flow
+/// goes, and its next packet is judged by policy like a new one's.
+#[btf_map(name = "flows")]
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { capacity::FLOWS as usize }> =
+    LruHashMap::new();
+
+/// Slot, direction and reason → packets and bytes, per CPU. Written here; the agent zeroes a slot's
+/// elements before it gives the slot to another pod. Every slot has its place.
+#[btf_map(name = "counters")]
+pub(crate) static COUNTERS: PerCpuArray<Counter, { (ENDPOINT_MAX * 2 * REASON_MAX) as usize }> =
+    PerCpuArray::new();
+
+/// Rule number → packets and bytes that it decided on, per CPU. Written here; the agent zeroes an
+/// element before the number gets another meaning, and gives no number beyond the end.
+#[btf_map(name = "rule_hits")]
+pub(crate) static RULE_HITS: PerCpuArray<Counter, { RULE_MAX as usize }> = PerCpuArray::new();
+
+/// Records of drops. Written here, read by the agent. When it is full the record is lost and counted
+/// as `event-lost`.
+#[btf_map(name = "events")]
+pub(crate) static EVENTS: RingBuf<Event, { capacity::EVENT_BYTES as usize }> = RingBuf::new();
+
+/// Slot → what the endpoint has used of its event rate. Written here only.
+#[btf_map(name = "event_budgets")]
+pub(crate) static EVENT_BUDGETS: Array<EventBudget, { ENDPOINT_MAX as usize }> = Array::new();
+
+/// Room for what a program run knows about its packet. Written and read here, by one run at a time.
+#[btf_map(name = "scratch")]
+pub(crate) static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();

@@ -1,0 +1,115 @@
+//! What can be seen of packets from outside: counters, records of drops, the trace.
+
+use aya_ebpf::Global;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_log_ebpf::info;
+use sluice_common::abi::{Counter, Direction, Event, RuleId, counter_index};
+use sluice_common::flow::Clock;
+use sluice_common::parse::Bytes as _;
+use sluice_common::reason::Reason;
+
+use crate::maps;
+use crate::packet::Skb;
+use crate::path::Scene;
+
+/// Slot whose packets are logged, set at load; 0: none. It is read-only by then, so the verifier
+/// removes the code behind it.
+#[unsafe(no_mangle)]
+static TRACE_SLOT: Global<u32> = Global::new(0);
+
+/// Counts a packet under a reason.
+#[inline(always)]
+pub(crate) fn count(scene: &Scene, skb: &Skb, direction: Direction, reason: Reason) {
+    let index = counter_index(scene.slot, direction, reason as u32);
+    if let Some(counter) = maps::COUNTERS.get_ptr_mut(index) {
+        add(counter, skb.length());
+    }
+}
+
+/// Counts a packet that a rule (or the default, as rule 0) decided on.
+#[inline(always)]
+pub(crate) fn count_rule(skb: &Skb, rule: RuleId) {
+    if let Some(counter) = maps::RULE_HITS.get_ptr_mut(rule) {
+        add(counter, skb.length());
+    }
+}
+
+#[inline(always)]
+fn add(counter: *mut Counter, length: u32) {
+    // SAFETY: the pointer is to this CPU's element of a per-CPU array. A program that interrupts this
+    // one on the same CPU may cost a count, no more.
+    let counter = unsafe { &mut *counter };
+    counter.packets += 1;
+    counter.bytes += u64::from(length);
+}
+
+/// Writes a record of a drop, within the endpoint's rate; counts what it could not write.
+#[inline(always)]
+pub(crate) fn report(scene: &Scene, skb: &Skb, direction: Direction, reason: Reason) {
+    if !take_from_budget(scene.slot, scene.event_rate, scene.clock) {
+        return count(scene, skb, direction, Reason::EventLost);
+    }
+    let Some(mut record) = maps::EVENTS.reserve(0) else {
+        return count(scene, skb, direction, Reason::EventLost);
+    };
+    record.write(Event {
+        // SAFETY: the helper has no preconditions.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        slot: scene.slot,
+        epoch: scene.endpoint.epoch,
+        direction: direction as u32,
+        reason: reason as u32,
+        rule: scene.rule,
+        generation: scene.generation,
+        source: scene.packet.source,
+        destination: scene.packet.destination,
+        source_port_be: scene.packet.source_port_be,
+        destination_port_be: scene.packet.destination_port_be,
+        protocol: u32::from(scene.packet.protocol),
+        length: skb.length(),
+        reserved: 0,
+    });
+    record.submit(0);
+}
+
+/// True if the endpoint may write one more record in this second.
+#[inline(always)]
+fn take_from_budget(slot: u32, rate: u32, clock: Clock) -> bool {
+    let Some(budget) = maps::EVENT_BUDGETS.get_ptr_mut(slot) else { return false };
+    // SAFETY: the pointer is to an element of an array, which stays. Other CPUs may write it at the
+    // same time: its two words are independent enough that a few records too many are the worst.
+    let budget = unsafe { &mut *budget };
+    let second = (clock.now / u64::from(clock.rate.max(1))) as u32;
+    if budget.second != second {
+        budget.second = second;
+        budget.used = 0;
+    }
+    if budget.used >= rate {
+        return false;
+    }
+    budget.used += 1;
+    true
+}
+
+/// Logs a packet of the slot that is traced.
+#[inline(always)]
+pub(crate) fn trace(scene: &Scene, skb: &Skb, direction: Direction, reason: Reason) {
+    if TRACE_SLOT.load() != scene.slot {
+        return;
+    }
+    let source = core::net::Ipv6Addr::from(scene.packet.source.octets());
+    let destination = core::net::Ipv6Addr::from(scene.packet.destination.octets());
+    info!(
+        skb.context(),
+        "slot {} direction {} {:i}:{} > {:i}:{} protocol {}: reason {} rule {}",
+        scene.slot,
+        direction as u32,
+        source,
+        u16::from_be(scene.packet.source_port_be),
+        destination,
+        u16::from_be(scene.packet.destination_port_be),
+        scene.packet.protocol,
+        reason as u32,
+        scene.rule
+    );
+}

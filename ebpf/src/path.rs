@@ -1,0 +1,330 @@
+//! A packet's way through the checks. Everything here answers with a [`Reason`]; what becomes of the
+//! packet is decided in one place, the verdict table in `main.rs`.
+
+use core::arch::asm;
+use core::mem::MaybeUninit;
+
+use sluice_common::abi::{
+    Address, Direction, Endpoint, EndpointFlags, Flow, FlowKey, RULE_DEFAULT, RuleId, SET_NONE,
+};
+use sluice_common::flow::{self as track, Clock, Known};
+use sluice_common::parse::{
+    self, Frame, Packet, Transport, is_control, parse, source_is_acceptable,
+};
+use sluice_common::reason::Reason;
+
+use crate::observe::count_rule;
+use crate::packet::Skb;
+use crate::policy::judge;
+use crate::{flow, maps};
+
+/// A packet, its endpoint, and the state of the tables that it is judged by.
+///
+/// It lies in the table `scratch` and not on the stack: the verifier does not follow what is in
+/// tables, so whatever way a packet took through the parser, the rest of the program is looked at
+/// once.
+pub(crate) struct Scene {
+    /// The endpoint.
+    pub(crate) endpoint: Endpoint,
+    /// The time.
+    pub(crate) clock: Clock,
+    /// The endpoint's slot.
+    pub(crate) slot: u32,
+    /// The generation, read once.
+    pub(crate) generation: u32,
+    /// Records of drops per second.
+    pub(crate) event_rate: u32,
+    /// What was read of the packet.
+    pub(crate) packet: Packet,
+    /// What reading it came to.
+    pub(crate) read: Result<Frame, Reason>,
+    /// The rule that decided.
+    pub(crate) rule: RuleId,
+}
+
+const _: () = assert!(size_of::<Scene>() <= size_of::<Scratch>());
+const _: () = assert!(align_of::<Scene>() <= align_of::<Scratch>());
+
+/// A value of `scratch`: room for a [`Scene`], as words because its own types are not for BTF.
+pub(crate) type Scratch = [u64; 32];
+
+impl Scene {
+    /// Reads the packet and keeps what is known about it. `None` only if there were no scratch table.
+    #[inline(always)]
+    pub(crate) fn open(
+        skb: &Skb,
+        slot: u32,
+        endpoint: &Endpoint,
+        generation: u32,
+        event_rate: u32,
+    ) -> Option<&'static mut Self> {
+        let room = maps::SCRATCH.get_ptr_mut(0)?.cast::<MaybeUninit<Self>>();
+        // SAFETY: this CPU's element of the table has room for a `Scene` and its alignment (asserted
+        // above). Programs at this hook do not interrupt each other on one CPU, so nobody else holds
+        // it.
+        let room = unsafe { &mut *room };
+        let scene = room.write(Self {
+            endpoint: *endpoint,
+            clock: flow::clock(),
+            slot,
+            generation,
+            event_rate,
+            packet: Packet::default(),
+            read: Ok(Frame::Arp),
+            rule: RULE_DEFAULT,
+        });
+        scene.read = parse(skb, &mut scene.packet);
+        Some(reread(scene))
+    }
+
+    #[inline(always)]
+    fn governs(&self, direction: Direction) -> bool {
+        self.endpoint.is_governed(direction)
+    }
+}
+
+/// The same reference; the compiler must take its contents from memory again.
+#[inline(always)]
+fn reread(scene: &'static mut Scene) -> &'static mut Scene {
+    let mut address: *mut Scene = scene;
+    // SAFETY: no instruction changes anything; the register keeps its value.
+    unsafe { asm!("{0} = {0}", inout(reg) address, options(nostack, preserves_flags)) };
+    // SAFETY: it is the reference that came in, which is not used any more.
+    unsafe { &mut *address }
+}
+
+/// Why the packet passes or is dropped.
+#[inline(always)]
+pub(crate) fn walk(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason {
+    if matches!(direction, Direction::Ingress) && skb.is_from_own_host() {
+        return from_own_host(scene);
+    }
+    if scene.read == Ok(Frame::Arp) {
+        return Reason::Control;
+    }
+    let control = scene.read.is_ok() && is_control(&scene.packet, direction);
+    if matches!(direction, Direction::Egress)
+        && let Some(reason) = wrong_source(scene, control)
+    {
+        return reason;
+    }
+    if control {
+        return Reason::Control;
+    }
+    if let Err(reason) = scene.read {
+        return if scene.governs(direction) { reason } else { Reason::NotIsolated };
+    }
+    if scene.endpoint.owns(remote(&scene.packet, direction)) {
+        return Reason::OwnAddress;
+    }
+    if !scene.governs(direction) && !scene.governs(direction.reverse()) {
+        return Reason::NotIsolated;
+    }
+    by_flow_or_policy(scene, skb, direction)
+}
+
+#[inline(always)]
+const fn remote(packet: &Packet, direction: Direction) -> &Address {
+    match direction {
+        Direction::Ingress => &packet.source,
+        Direction::Egress => &packet.destination,
+    }
+}
+
+/// A packet of the node's own host stack always passes. Where the pod's egress is governed, a flow is
+/// noted that lets the answer out.
+#[inline(always)]
+fn from_own_host(scene: &Scene) -> Reason {
+    const DIRECTION: Direction = Direction::Ingress;
+    if scene.read != Ok(Frame::Ip) || !scene.governs(DIRECTION.reverse()) {
+        return Reason::Host;
+    }
+    let Some(key) = track::key(&scene.packet, DIRECTION, scene.endpoint.epoch) else {
+        return Reason::Host;
+    };
+    if let Some(place) = flow::find(&key) {
+        match known(scene, &place.flow, &key, DIRECTION) {
+            Known::Passes(next) => {
+                place.set(&next);
+                return Reason::Host;
+            }
+            // The pod opened it: its own next packet brings the new judgement.
+            Known::Stale | Known::Revoked(_) => return Reason::Host,
+            Known::First => {}
+        }
+    }
+    if let Some(flow) = open(scene, DIRECTION, RULE_DEFAULT, Flow::FLAG_HOST) {
+        // Without the entry the answer is judged by policy, which fails closed.
+        flow::insert(&key, &flow);
+    }
+    Reason::Host
+}
+
+/// The reason to drop a packet from the pod for an address that is not its own. Checked in any pod
+/// that is managed, whether its egress is isolated or not, as far as the packet can be read.
+#[inline(always)]
+fn wrong_source(scene: &Scene, control: bool) -> Option<Reason> {
+    if scene.endpoint.flags & EndpointFlags::ANY_SOURCE != 0 {
+        return None;
+    }
+    if scene.read == Err(Reason::MartianAddress) {
+        return Some(Reason::MartianAddress);
+    }
+    let is_wrong =
+        scene.packet.addressed && !source_is_acceptable(&scene.packet, &scene.endpoint, control);
+    is_wrong.then_some(Reason::SpoofedSource)
+}
+
+/// What is to be asked of policy.
+struct Question {
+    /// The direction of the connection's first packet.
+    direction: Direction,
+    /// The address at the other end.
+    remote: Address,
+    /// Its protocol.
+    protocol: u8,
+    /// Its port (see [`sluice_common::abi::DecisionKey::new`]).
+    port: u16,
+    /// It is a flow's renewed judgement, not a first packet's.
+    again: bool,
+}
+
+/// A flow that passes the packet, or else policy.
+#[inline(always)]
+fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason {
+    let is_error = matches!(scene.packet.transport, Transport::Error { .. });
+    let key = if is_error {
+        key_of_quoted(scene, skb, direction)
+    } else {
+        track::key(&scene.packet, direction, scene.endpoint.epoch)
+    };
+    let place = key.as_ref().and_then(flow::find);
+    let mut question = Question {
+        direction,
+        remote: *remote(&scene.packet, direction),
+        protocol: scene.packet.protocol,
+        port: scene.packet.decision_port(),
+        again: false,
+    };
+    if let (Some(key), Some(place)) = (&key, &place) {
+        match known(scene, &place.flow, key, direction) {
+            Known::Passes(_) if is_error => return Reason::RelatedError,
+            Known::Passes(next) => {
+                place.set(&next);
+                scene.rule = next.rule;
+                return Reason::Established;
+            }
+            Known::Revoked(next) if !is_error => {
+                place.set(&next);
+                return Reason::Revoked;
+            }
+            Known::Stale => {
+                let initiator = initiator(&place.flow);
+                question = Question {
+                    direction: initiator,
+                    remote: key.remote,
+                    protocol: key.protocol as u8,
+                    port: track::decision_port(key, initiator),
+                    again: true,
+                };
+            }
+            Known::First | Known::Revoked(_) => {}
+        }
+    }
+    let denied = ask(scene, skb, &question);
+    if let (true, Some(place)) = (question.again, &place) {
+        return renewed(scene, place, direction, denied.is_none(), is_error);
+    }
+    if let Some(reason) = denied {
+        return reason;
+    }
+    let key = if is_error { None } else { key };
+    opened(scene, key.as_ref(), direction)
+}
+
+/// Key of the flow that an ICMP error is about: one that this pod's packets belong to, for an error
+/// that it is sent, and the other end's, for one that it sends.
+#[inline(always)]
+fn key_of_quoted(scene: &Scene, skb: &Skb, direction: Direction) -> Option<FlowKey> {
+    let quoted = parse::quoted(skb, &scene.packet)?;
+    let own = match direction {
+        Direction::Ingress => &quoted.source,
+        Direction::Egress => &quoted.destination,
+    };
+    if !scene.endpoint.owns(own) {
+        return None;
+    }
+    track::key(&quoted, direction.reverse(), scene.endpoint.epoch)
+}
+
+#[inline(always)]
+fn known(scene: &Scene, flow: &Flow, key: &FlowKey, direction: Direction) -> Known {
+    track::known(flow, key, &scene.packet, direction, scene.generation, scene.clock)
+}
+
+#[inline(always)]
+const fn initiator(flow: &Flow) -> Direction {
+    if flow.initiator == Direction::Ingress as u32 { Direction::Ingress } else { Direction::Egress }
+}
+
+/// Asks policy, and notes which rule answered. The reason to drop, if any.
+#[inline(always)]
+fn ask(scene: &mut Scene, skb: &Skb, question: &Question) -> Option<Reason> {
+    let set = scene.endpoint.set(question.direction);
+    if set == SET_NONE {
+        return None;
+    }
+    let Question { remote, protocol, port, .. } = question;
+    let judgement = judge(set, scene.generation, remote, *protocol, *port);
+    scene.rule = judgement.rule;
+    count_rule(skb, judgement.rule);
+    judgement.denied
+}
+
+/// A flow that was judged again.
+#[inline(always)]
+fn renewed(
+    scene: &Scene,
+    place: &flow::Place,
+    direction: Direction,
+    is_allowed: bool,
+    is_error: bool,
+) -> Reason {
+    if is_error {
+        // The flow's own next packet writes the new judgement down.
+        return if is_allowed { Reason::RelatedError } else { Reason::Revoked };
+    }
+    let Scene { packet, generation, clock, .. } = scene;
+    let rule = is_allowed.then_some(scene.rule);
+    match track::judged_again(&place.flow, packet, direction, *generation, *clock, rule) {
+        Known::Passes(next) => {
+            place.set(&next);
+            Reason::Established
+        }
+        Known::Revoked(next) => {
+            place.set(&next);
+            Reason::Revoked
+        }
+        // Never the outcome of a judgement.
+        Known::First | Known::Stale => Reason::Revoked,
+    }
+}
+
+/// A packet that policy lets pass opens its flow.
+#[inline(always)]
+fn opened(scene: &Scene, key: Option<&FlowKey>, direction: Direction) -> Reason {
+    let is_governed = scene.governs(direction);
+    if let Some(key) = key
+        && let Some(flow) = open(scene, direction, scene.rule, 0)
+        && !flow::insert(key, &flow)
+        && is_governed
+    {
+        return Reason::FlowTableFull;
+    }
+    if is_governed { Reason::Allowed } else { Reason::NotIsolated }
+}
+
+#[inline(always)]
+fn open(scene: &Scene, direction: Direction, rule: RuleId, flags: u32) -> Option<Flow> {
+    track::open(&scene.packet, direction, scene.generation, scene.clock, rule, flags)
+}

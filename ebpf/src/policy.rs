@@ -1,0 +1,78 @@
+//! The policy tables, as a packet at one generation sees them.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use sluice_common::abi::{
+    Address, CIDR_KEY_BITS, CidrKey, ClassId, Decision, DecisionKey, RULE_DEFAULT, RuleId, SetId,
+    UNCLASSIFIED, Verdict,
+};
+use sluice_common::decide::{Lookup, decide};
+use sluice_common::reason::Reason;
+
+use crate::maps;
+
+/// The tables at a generation.
+struct Tables {
+    generation: u32,
+}
+
+impl Lookup for Tables {
+    #[inline(always)]
+    fn peer(&self, address: &Address) -> ClassId {
+        // SAFETY: the agent replaces whole elements, and the kernel keeps a replaced one until this
+        // program has ended.
+        match unsafe { maps::PEERS.get(address) } {
+            Some(class) => *class.at(self.generation),
+            None => UNCLASSIFIED,
+        }
+    }
+
+    #[inline(always)]
+    fn cidr(&self, set: SetId, address: &Address) -> ClassId {
+        let key = Key::new(CIDR_KEY_BITS, CidrKey::new(set, *address));
+        match maps::CIDRS.get(&key) {
+            Some(class) => *class.at(self.generation),
+            None => UNCLASSIFIED,
+        }
+    }
+
+    #[inline(always)]
+    fn decision(&self, set: SetId, class: ClassId, protocol: u8, port: u16) -> Decision {
+        let key = Key::new(DecisionKey::BITS, DecisionKey::new(set, class, protocol, port));
+        match maps::DECISIONS.get(&key) {
+            Some(decision) => *decision.at(self.generation),
+            None => Decision::default(),
+        }
+    }
+}
+
+/// What was decided about a packet or flow.
+pub(crate) struct Judgement {
+    /// The rule that decided, or [`RULE_DEFAULT`].
+    pub(crate) rule: RuleId,
+    /// The reason to drop it, if any.
+    pub(crate) denied: Option<Reason>,
+}
+
+/// Judges a connection by a policy set: with `remote`, to `port` (host order).
+#[inline(always)]
+pub(crate) fn judge(
+    set: SetId,
+    generation: u32,
+    remote: &Address,
+    protocol: u8,
+    port: u16,
+) -> Judgement {
+    let Some(decision) = decide(&Tables { generation }, set, remote, protocol, port) else {
+        return Judgement { rule: RULE_DEFAULT, denied: Some(Reason::Closed) };
+    };
+    let denied = if decision.verdict == Verdict::Allow as u32 {
+        None
+    } else if decision.verdict != Verdict::Deny as u32 {
+        Some(Reason::Closed)
+    } else if decision.rule == RULE_DEFAULT {
+        Some(Reason::DefaultDeny)
+    } else {
+        Some(Reason::Denied)
+    };
+    Judgement { rule: decision.rule, denied }
+}
