@@ -51,8 +51,8 @@ impl Bytes for [u8] {
         let start = usize::try_from(offset).ok()?;
         let bytes = self.get(start..start.checked_add(4 * N)?)?;
         let mut words = [0; N];
-        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
-            *word = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+        for (word, chunk) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u32::from_ne_bytes(*chunk);
         }
         Some(words)
     }
