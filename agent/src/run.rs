@@ -7,17 +7,19 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use sluice_common::abi::ABI_VERSION;
+use sluice_policy::model::direction_label;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::control::{Pending, Request, Response};
+use crate::datapath::attach::is_ours;
 use crate::endpoint::Scan;
 use crate::endpoint::links::{self, Links};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel;
 use crate::source::{Event, Refresh, Source};
-use crate::status::{EnforcementState, Status};
+use crate::status::{EndpointStatus, EnforcementState, Status};
 
 /// Links come in bursts; a scan waits this long for the rest of one.
 const BURST: Duration = Duration::from_millis(20);
@@ -278,7 +280,7 @@ impl<K: Kernel> Agent<K> {
 
     async fn answer(&mut self, Pending { request, reply }: Pending) {
         let response = match request {
-            Request::Status => Response::Status(Box::new(self.status())),
+            Request::Status => Response::Status(Box::new(self.status().await)),
             Request::Heal => {
                 self.scan().await;
                 let before = self.reconciler.corrections();
@@ -347,7 +349,22 @@ impl<K: Kernel> Agent<K> {
         missing
     }
 
-    fn status(&mut self) -> Status {
+    /// The endpoints, with the programs of others on their interfaces.
+    async fn endpoints(&mut self) -> Vec<EndpointStatus> {
+        let mut endpoints = self.reconciler.endpoints();
+        for interface in endpoints.iter_mut().flat_map(|endpoint| &mut endpoint.interfaces) {
+            interface.foreign_programs = self.reconciler.foreign(interface.ifindex);
+            // An interface that went away has no filters.
+            let filters = self.links.filters(interface.ifindex).await.unwrap_or_default();
+            for (direction, name) in filters.into_iter().filter(|(_, name)| !is_ours(name)) {
+                let label = direction_label(direction);
+                interface.foreign_programs.push(format!("{label}: {name} (clsact)"));
+            }
+        }
+        endpoints
+    }
+
+    async fn status(&mut self) -> Status {
         let mut faults = self.faults.clone();
         faults.extend(self.reconciler.overflows());
         faults.extend(self.failure.clone());
@@ -360,7 +377,7 @@ impl<K: Kernel> Agent<K> {
             generation: self.reconciler.generation(),
             abi_version: ABI_VERSION,
             corrections: self.reconciler.corrections(),
-            endpoints: self.reconciler.endpoints(),
+            endpoints: self.endpoints().await,
             faults,
             tables: self.reconciler.tables(),
         }

@@ -38,12 +38,12 @@ pub struct State {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The file or directory.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Io {
         /// Which.
         path: String,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// The file does not hold notes of this version.
     #[error("{path} cannot be read as notes of an agent: {reason}")]
@@ -74,7 +74,7 @@ impl State {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(StateError::Io { path: path.display().to_string(), source }),
+            Err(error) => return Err(StateError::Io { path: path.display().to_string(), error }),
         };
         let form = |reason: String| StateError::Form { path: path.display().to_string(), reason };
         let file: File = serde_json::from_slice(&text).map_err(|error| form(error.to_string()))?;
@@ -98,7 +98,7 @@ impl State {
             file.persist(&path)?;
             Ok(())
         };
-        write().map_err(|source| StateError::Io { path: path.display().to_string(), source })
+        write().map_err(|error| StateError::Io { path: path.display().to_string(), error })
     }
 
     /// Removes the notes. Nothing to remove is fine.
@@ -108,8 +108,8 @@ impl State {
     pub fn remove(state_dir: &Path) -> Result<(), StateError> {
         let path = state_dir.join(FILE);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(StateError::Io { path: path.display().to_string(), source })
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StateError::Io { path: path.display().to_string(), error })
             }
             _ => Ok(()),
         }

@@ -1,4 +1,15 @@
 //! Integration tests.
 
 pub mod case;
+pub mod node;
+pub mod packet;
 pub mod random;
+pub mod scene;
+
+/// Fails with a message where the test does not run as root. `cargo xtask test` does.
+///
+/// # Panics
+/// Without root.
+pub fn needs_root() {
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root: run `cargo xtask test`");
+}

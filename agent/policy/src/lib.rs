@@ -13,6 +13,7 @@ pub mod capacity;
 pub mod compile;
 pub mod diff;
 pub mod explain;
+pub mod lint;
 pub mod model;
 pub mod names;
 pub mod oracle;

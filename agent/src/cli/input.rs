@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use sluice_policy::lint;
 
 use super::Failure;
 use crate::cluster::{AddressPlan, Cluster};
@@ -45,7 +46,14 @@ impl InputArguments {
     pub fn load_quietly(&self) -> Result<Input, Failure> {
         let loaded = manifest::load(&self.paths);
         match loaded.errors.as_slice() {
-            [] => Ok(Input { objects: loaded.objects, warnings: loaded.warnings }),
+            [] => {
+                let mut input = Input { objects: loaded.objects, warnings: loaded.warnings };
+                // Where there is no cluster, the command itself says why.
+                if let Ok(cluster) = input.cluster() {
+                    input.warnings.extend(policy_warnings(&cluster));
+                }
+                Ok(input)
+            }
             errors => Err(Failure::Usage(all_problems(errors))),
         }
     }
@@ -60,6 +68,22 @@ impl Input {
         let objects = self.objects.iter().map(|placed| &placed.object);
         Cluster::from_objects(objects, &mut AddressPlan::default()).map_err(Failure::usage)
     }
+}
+
+/// What is valid in the policies and yet hardly meant.
+fn policy_warnings(cluster: &Cluster) -> impl Iterator<Item = Warning> {
+    let services = cluster.services.iter();
+    let addresses = services.flat_map(|(name, service)| {
+        service
+            .addresses
+            .iter()
+            .map(move |address| (*address, format!("{}/{}", name.namespace, name.name)))
+    });
+    lint::warnings(&cluster.world, &addresses.collect()).into_iter().map(|warning| Warning {
+        object: warning.policy.to_string(),
+        field: warning.field,
+        message: warning.message,
+    })
 }
 
 /// Every problem on its line, under a heading where there are several.

@@ -16,8 +16,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::input::InputArguments;
 use super::{Failure, print};
 use crate::cluster::Cluster;
-use crate::report::terminal::Look;
 use crate::lab::{self, BPFFS, Description, Lab, LabError, LabOptions};
+use crate::report::terminal::Look;
 
 /// How often `--watch` reads the manifests again.
 const WATCH: Duration = Duration::from_millis(500);
@@ -306,7 +306,13 @@ fn table(lab: &Description) -> String {
         table.add_row([&pod.pod, &addresses, &pod.node, &pod.netns, &pod.interface]);
     }
     for node in &lab.nodes {
-        table.add_row([&format!("node/{}", node.node), &text(&node.addresses), "", &node.netns, ""]);
+        table.add_row([
+            &format!("node/{}", node.node),
+            &text(&node.addresses),
+            "",
+            &node.netns,
+            "",
+        ]);
     }
     for host in &lab.externals {
         table.add_row(["outside host", &text(&host.addresses), "", &host.netns, ""]);

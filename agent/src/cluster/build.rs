@@ -82,7 +82,7 @@ impl<'a> Builder<'a> {
                 }
             }
             Item::NetworkPolicy(policy) => {
-                let NetworkPolicy { name, policy } = &**policy;
+                let NetworkPolicy { name, policy, inert: _ } = &**policy;
                 self.cluster.world.policies.insert(name.clone(), policy.clone());
             }
             Item::PolicyTest(_) => return,

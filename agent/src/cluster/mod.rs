@@ -95,3 +95,6 @@ impl Cluster {
         found.map(|(name, _)| name)
     }
 }
+
+#[cfg(test)]
+mod tests;

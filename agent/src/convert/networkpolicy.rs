@@ -6,8 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 use sluice_policy::model::{
-    Action, Block, ExceptOutside, Namespaces, Peer, Peers, PodSelector, Policy, PolicyKind,
-    PolicyName, PortMatch, Ports, Protocol, Rule, Selector, Tier,
+    Action, Block, Direction, ExceptOutside, Namespaces, Peer, Peers, PodSelector, Policy,
+    PolicyKind, PolicyName, PortMatch, Ports, Protocol, Rule, Selector, Tier,
 };
 
 use super::meta::{self, MetaError};
@@ -24,6 +24,8 @@ pub struct NetworkPolicy {
     pub name: PolicyName,
     /// What it says.
     pub policy: Policy,
+    /// Directions that it has rules for and does not apply to.
+    pub inert: Vec<Direction>,
 }
 
 /// What is wrong with a NetworkPolicy.
@@ -115,6 +117,14 @@ pub fn convert(policy: api::NetworkPolicy) -> Result<NetworkPolicy, Vec<At<Netwo
     };
     let ingress = convert_rules("ingress", ingress.into_iter().flatten().map(Into::into).collect());
     let egress = convert_rules("egress", egress.into_iter().flatten().map(Into::into).collect());
+    let inert = [
+        (Direction::Ingress, directions.ingress, &ingress),
+        (Direction::Egress, directions.egress, &egress),
+    ]
+    .into_iter()
+    .filter(|(_, applies, rules)| !applies && !rules.is_empty())
+    .map(|(direction, _, _)| direction)
+    .collect();
     let policy = Policy {
         tier: Tier::NetworkPolicy,
         priority: 0,
@@ -123,7 +133,8 @@ pub fn convert(policy: api::NetworkPolicy) -> Result<NetworkPolicy, Vec<At<Netwo
         ingress: directions.ingress.then_some(ingress),
         egress: directions.egress.then_some(egress),
     };
-    problems.into_result(NetworkPolicy { name: policy_name(meta.namespace, meta.name), policy })
+    let name = policy_name(meta.namespace, meta.name);
+    problems.into_result(NetworkPolicy { name, policy, inert })
 }
 
 fn policy_name(namespace: String, name: String) -> PolicyName {
@@ -351,7 +362,7 @@ fn port_range(
 }
 
 /// What stands in for a NetworkPolicy that cannot be converted: it isolates the pods that the policy
-/// selects, in the directions that it applies to, and allows nothing. What cannot be read of
+/// selects, in the directions that `policyTypes` names, and allows nothing. What cannot be read of
 /// selector or directions counts as the widest: the whole namespace, both directions.
 ///
 /// `None` where the object does not even say its name.
@@ -373,22 +384,19 @@ pub fn closed(value: &Value) -> Option<NetworkPolicy> {
         ingress: directions.ingress.then(Vec::new),
         egress: directions.egress.then(Vec::new),
     };
-    Some(NetworkPolicy { name: policy_name(key.namespace, key.name), policy })
+    let name = policy_name(key.namespace, key.name);
+    Some(NetworkPolicy { name, policy, inert: Vec::new() })
 }
 
+/// Those that it names. Where it names none, its rules are no guide to what it means: a misspelled
+/// `egress` looks like no egress rules.
 fn closed_directions(spec: &Value) -> Directions {
     let both = Directions { ingress: true, egress: true };
-    let has_egress_rules = match spec.get("egress") {
-        None | Some(Value::Null) => false,
-        Some(Value::Array(rules)) => !rules.is_empty(),
-        Some(_) => true,
-    };
-    let types = match spec.get("policyTypes") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(types) => match strict::decode::<Vec<String>>(types) {
-            Ok(types) => types,
-            Err(_) => return both,
-        },
-    };
-    Directions::read(&types, has_egress_rules).unwrap_or(both)
+    match spec.get("policyTypes").map(strict::decode::<Vec<String>>) {
+        Some(Ok(types)) if !types.is_empty() => Directions::read(&types, true).unwrap_or(both),
+        _ => both,
+    }
 }
+
+#[cfg(test)]
+mod tests;

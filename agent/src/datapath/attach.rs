@@ -17,7 +17,8 @@ use aya::util::KernelVersion;
 use sluice_common::abi::Direction;
 use sluice_policy::model::direction_label;
 
-/// Both directions.
+/// Both directions, in the order in which programs are attached: egress last, since a pod must not
+/// open flows as long as the program that sees their replies is missing.
 pub const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// What our programs' names begin with.
@@ -54,24 +55,22 @@ impl Backend {
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// The kernel refused.
-    #[error("interface {ifindex}, {}: {source}", direction_label(*direction))]
+    #[error("interface {ifindex}, {}: {error}", direction_label(*direction))]
     Kernel {
         /// The interface.
         ifindex: u32,
         /// The pod's direction.
         direction: Direction,
         /// Why.
-        #[source]
-        source: Box<ProgramError>,
+        error: Box<ProgramError>,
     },
     /// A pin.
-    #[error("pinned link {}: {source}", path.display())]
+    #[error("pinned link {}: {error}", path.display())]
     Pin {
         /// The pin.
         path: PathBuf,
         /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        error: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -115,29 +114,28 @@ impl Attacher {
         }
     }
 
-    /// True if `program` itself is on the hook.
+    /// Puts `program` on the hook if it is not there, and says whether that was needed.
     ///
     /// # Errors
     /// [`AttachError`].
-    pub fn is_attached(
+    pub fn ensure(
         &self,
-        program: &SchedClassifier,
+        program: &mut SchedClassifier,
         ifindex: u32,
         direction: Direction,
     ) -> Result<bool, AttachError> {
         match self.backend {
-            Backend::Tcx => {
-                let on_hook = on_tcx(ifindex, direction).map_err(refused(ifindex, direction))?;
-                let own = program.info().map_err(refused(ifindex, direction))?.id();
-                Ok(on_hook.iter().any(|(id, _)| *id == own)
-                    && self.pin(ifindex, direction).exists())
-            }
+            Backend::Tcx if self.is_on_tcx(program, ifindex, direction)? => Ok(false),
+            Backend::Tcx => self.attach(program, ifindex, direction).map(|_| true),
             // There is no cheap question; replacing it with itself answers as well.
-            Backend::Clsact => Ok(false),
+            Backend::Clsact => {
+                self.attach(program, ifindex, direction).map(|attached| attached == Attached::New)
+            }
         }
     }
 
-    /// Takes our programs off both hooks. Nothing to take off, or no interface any more, is fine.
+    /// Takes our programs off both hooks. Nothing to take off, or no interface any more, is fine. The
+    /// kernel lets go of an unpinned link a moment later, after an RCU grace period.
     ///
     /// # Errors
     /// [`AttachError`].
@@ -165,6 +163,18 @@ impl Attacher {
         self.links.join(format!("{ifindex}-{}", direction_label(direction)))
     }
 
+    /// True if `program` itself is on the tcx hook, with its pin.
+    fn is_on_tcx(
+        &self,
+        program: &SchedClassifier,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<bool, AttachError> {
+        let on_hook = on_tcx(ifindex, direction).map_err(refused(ifindex, direction))?;
+        let own = program.info().map_err(refused(ifindex, direction))?.id();
+        Ok(on_hook.iter().any(|(id, _)| *id == own) && self.pin(ifindex, direction).exists())
+    }
+
     fn attach_tcx(
         &self,
         program: &mut SchedClassifier,
@@ -176,7 +186,7 @@ impl Attacher {
             match program.attach_to_link(link) {
                 Ok(id) => {
                     drop(program.take_link(id).map_err(refused(ifindex, direction))?);
-                    if self.is_attached(program, ifindex, direction)? {
+                    if self.is_on_tcx(program, ifindex, direction)? {
                         return Ok(Attached::Replaced);
                     }
                     // The pin is of an interface with this index in another namespace.
@@ -329,12 +339,12 @@ fn errno(error: &ProgramError) -> Option<i32> {
 }
 
 fn refused(ifindex: u32, direction: Direction) -> impl FnOnce(ProgramError) -> AttachError {
-    move |source| AttachError::Kernel { ifindex, direction, source: Box::new(source) }
+    move |error| AttachError::Kernel { ifindex, direction, error: Box::new(error) }
 }
 
 fn bad_pin<E: std::error::Error + Send + Sync + 'static>(
     path: &Path,
 ) -> impl FnOnce(E) -> AttachError {
     let path = path.to_path_buf();
-    move |source| AttachError::Pin { path, source: Box::new(source) }
+    move |error| AttachError::Pin { path, error: Box::new(error) }
 }

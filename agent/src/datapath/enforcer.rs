@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
-use sluice_common::abi::Direction;
 use sluice_policy::diff::{KernelState, Op};
 use sluice_policy::model::direction_label;
 
@@ -107,23 +106,20 @@ impl Kernel for Enforcer {
     }
 
     fn attach(&mut self, ifindex: IfIndex) -> anyhow::Result<()> {
-        // Egress last: as long as one direction is missing, a pod must not open flows whose replies the
-        // other direction would not know.
-        for direction in [Direction::Ingress, Direction::Egress] {
+        for direction in DIRECTIONS {
             let program = self.datapath.program_mut(direction)?;
             self.attacher.attach(program, ifindex, direction)?;
         }
         Ok(())
     }
 
-    fn is_attached(&mut self, ifindex: IfIndex) -> anyhow::Result<bool> {
+    fn ensure_attached(&mut self, ifindex: IfIndex) -> anyhow::Result<bool> {
+        let mut needed = false;
         for direction in DIRECTIONS {
             let program = self.datapath.program_mut(direction)?;
-            if !self.attacher.is_attached(program, ifindex, direction)? {
-                return Ok(false);
-            }
+            needed |= self.attacher.ensure(program, ifindex, direction)?;
         }
-        Ok(true)
+        Ok(needed)
     }
 
     fn detach(&mut self, ifindex: IfIndex) -> anyhow::Result<()> {

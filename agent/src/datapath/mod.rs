@@ -6,7 +6,8 @@
 //! * [`pins`]: the directory that keeps all of it in force while no agent runs;
 //! * [`enforcer`]: these together, as [`crate::reconcile`] needs them;
 //! * [`counters`]: what became of packets;
-//! * [`events`]: records of drops.
+//! * [`events`]: records of drops;
+//! * [`run`]: the programs on packets made by hand.
 
 pub mod attach;
 pub mod counters;
@@ -16,6 +17,7 @@ mod generation;
 pub mod load;
 pub mod maps;
 pub mod pins;
+pub mod run;
 
 pub use load::{Datapath, LoadError, LoadOptions};
 pub use maps::{KernelMaps, MapFault};

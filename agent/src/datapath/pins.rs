@@ -3,7 +3,7 @@
 //! | path | what |
 //! |---|---|
 //! | `maps/` | the tables, made by [`super::load`] |
-//! | `maps.new/` | tables of another layout on their way in; see [`Pins::promote`] |
+//! | `maps-new/` | tables of another layout on their way in; see [`Pins::promote`] |
 //! | `links/` | a pinned link per interface and direction, named `<ifindex>-<direction>` |
 //!
 //! One agent per directory: it holds a lock on the directory itself, which the kernel lets go when
@@ -38,18 +38,18 @@ pub enum PinsError {
     #[error("{} does not exist: nothing is enforced with it", .0.display())]
     Missing(PathBuf),
     /// A file operation failed.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// On which file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> PinsError {
     let path = path.to_path_buf();
-    move |source| PinsError::Io { path, source }
+    move |error| PinsError::Io { path, error }
 }
 
 /// The directory, held by this process.
@@ -109,7 +109,7 @@ impl Pins {
     /// # Errors
     /// [`PinsError::Io`].
     pub fn new_maps(&self) -> Result<PathBuf, PinsError> {
-        let path = self.root.join("maps.new");
+        let path = self.root.join("maps-new");
         remove_dir(&path)?;
         fs::create_dir(&path).map_err(failed(&path))?;
         Ok(path)
@@ -122,7 +122,7 @@ impl Pins {
     /// # Errors
     /// [`PinsError::Io`].
     pub fn promote(&self) -> Result<(), PinsError> {
-        let (new, maps) = (self.root.join("maps.new"), self.maps());
+        let (new, maps) = (self.root.join("maps-new"), self.maps());
         remove_dir(&maps)?;
         fs::rename(&new, &maps).map_err(failed(&new))
     }
@@ -133,7 +133,7 @@ impl Pins {
     /// # Errors
     /// [`PinsError::Io`].
     pub fn remove(self) -> Result<(), PinsError> {
-        for name in ["links", "maps.new", "maps"] {
+        for name in ["links", "maps-new", "maps"] {
             remove_dir(&self.root.join(name))?;
         }
         fs::remove_dir(&self.root).map_err(failed(&self.root))

@@ -1,6 +1,6 @@
 //! Interfaces, namespace numbers and addresses by rtnetlink.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
@@ -11,8 +11,10 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, MulticastGroup};
+use sluice_common::abi::Direction;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -26,12 +28,12 @@ pub enum LinksError {
     #[error("cannot open a netlink socket: {0}")]
     Socket(#[from] io::Error),
     /// A request failed.
-    #[error("cannot ask the kernel for {what}: {source}")]
+    #[error("cannot ask the kernel for {what}: {error}")]
     Request {
         /// What was asked for.
         what: &'static str,
         /// Its answer.
-        source: rtnetlink::Error,
+        error: rtnetlink::Error,
     },
 }
 
@@ -78,7 +80,7 @@ impl Links {
     /// # Errors
     /// [`LinksError::Request`].
     pub async fn host_links(&self) -> Result<Vec<HostLink>, LinksError> {
-        let failed = |source| LinksError::Request { what: "its interfaces", source };
+        let failed = |error| LinksError::Request { what: "its interfaces", error };
         let links: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(failed)?;
         Ok(links.iter().filter_map(host_link).collect())
@@ -90,7 +92,7 @@ impl Links {
     /// # Errors
     /// [`LinksError::Request`].
     pub async fn nsid(&self, netns: &File) -> Result<Option<i32>, LinksError> {
-        let failed = |source| LinksError::Request { what: "a namespace's number", source };
+        let failed = |error| LinksError::Request { what: "a namespace's number", error };
         let mut message = NsidMessage::default();
         // A descriptor is never negative.
         message.attributes.push(NsidAttribute::Fd(netns.as_raw_fd().unsigned_abs()));
@@ -119,7 +121,7 @@ impl Links {
     /// # Errors
     /// [`LinksError::Request`].
     pub async fn addresses(&self, nsid: i32) -> Result<BTreeMap<IfIndex, Vec<IpAddr>>, LinksError> {
-        let failed = |source| LinksError::Request { what: "a namespace's addresses", source };
+        let failed = |error| LinksError::Request { what: "a namespace's addresses", error };
         let mut request = self.handle.address().get();
         request.message_mut().attributes.push(AddressAttribute::TargetNetNsId(nsid));
         let mut found: BTreeMap<IfIndex, Vec<IpAddr>> = BTreeMap::new();
@@ -141,6 +143,46 @@ impl Links {
         }
         Ok(found)
     }
+
+    /// Filters on the ingress and egress hooks of an interface's clsact qdisc, if it has one: direction
+    /// (the pod's) and the program's name, or the filter's kind where it is no program.
+    ///
+    /// # Errors
+    /// [`LinksError::Request`].
+    pub async fn filters(&self, ifindex: IfIndex) -> Result<Vec<(Direction, String)>, LinksError> {
+        let failed = |error| LinksError::Request { what: "an interface's filters", error };
+        let index = i32::try_from(ifindex).unwrap_or_default();
+        let mut found = BTreeSet::new();
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let request = self.handle.traffic_filter(index).get();
+            // The pod's ingress is the egress of its host-side interface.
+            let request = match direction {
+                Direction::Ingress => request.egress(),
+                Direction::Egress => request.ingress(),
+            };
+            let filters: Vec<TcMessage> = request.execute().try_collect().await.map_err(failed)?;
+            found.extend(filters.iter().filter_map(filter_name).map(|name| (direction, name)));
+        }
+        Ok(found.into_iter().collect())
+    }
+}
+
+/// Name of a filter. A dump has an element per priority besides those per filter; it has no options.
+fn filter_name(message: &TcMessage) -> Option<String> {
+    let mut kind = None;
+    let mut options = None;
+    for attribute in &message.attributes {
+        match attribute {
+            TcAttribute::Kind(value) => kind = Some(value.clone()),
+            TcAttribute::Options(value) => options = Some(value),
+            _ => {}
+        }
+    }
+    let name = options?.iter().find_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name.clone()),
+        _ => None,
+    });
+    name.or(kind)
 }
 
 /// Sends a message on `changed` whenever an interface of this namespace changes, until the receiver

@@ -7,9 +7,11 @@ use sluice_policy::model::{Answer, PodName, Protocol};
 
 use crate::cluster::Cluster;
 
+pub mod kernel;
 pub mod lab;
 pub mod model;
 pub mod opinions;
+pub mod packet;
 pub mod sides;
 pub mod tables;
 
@@ -216,7 +218,7 @@ impl EngineKind {
         match self {
             Self::Model => Ok(vec![Box::new(model::Model)]),
             Self::Tables => Ok(vec![Box::new(tables::Tables::default())]),
-            Self::Kernel => anyhow::bail!("the engine `kernel` is not in this build"),
+            Self::Kernel => Ok(vec![Box::new(kernel::Kernel::new()?)]),
             Self::Lab => Ok(vec![Box::new(lab::LabEngine::new(std::env::current_exe()?))]),
             Self::All => {
                 let mut engines = Vec::new();

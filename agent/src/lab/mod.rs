@@ -1,10 +1,10 @@
 //! A cluster of network namespaces with the real agent: to test policies, and to try them by hand.
 //!
-//! * [`topology`]: which namespaces there are; [`wire`] and [`netns`]: making them;
-//! * [`node`]: the agent of a node; [`station`]: the thread in a namespace that asks
-//!   ([`connection`], [`sctp`]) and answers ([`respond`]);
-//! * [`probe`] and [`rounds`]: probes and their verdicts;
-//! * [`state`] and [`reaper`]: what is on disk, and how it all ends.
+//! * `topology`: which namespaces there are; `wire` and `netns` make them; `translate` is for services;
+//! * `node`: the agent of a node; `station`: the thread in a namespace that asks (`connection`,
+//!   `sctp`) and answers (`respond`);
+//! * `probe` and `rounds`: probes and their verdicts;
+//! * `state` and `reaper`: what is on disk, and how it all ends.
 //!
 //! Nothing is made in the machine's own network namespace. All labs use the same addresses side by
 //! side, since each has a fabric of its own.
@@ -20,6 +20,7 @@ mod sctp;
 mod state;
 mod station;
 mod topology;
+mod translate;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,7 +125,10 @@ impl Description {
             .externals
             .iter()
             .flat_map(|host| host.addresses.iter().map(|a| (a.to_string(), &host.netns)));
-        pods.chain(nodes).chain(hosts).find(|(name, _)| name == whom).map(|(_, netns)| netns.as_str())
+        pods.chain(nodes)
+            .chain(hosts)
+            .find(|(name, _)| name == whom)
+            .map(|(_, netns)| netns.as_str())
     }
 }
 
@@ -176,6 +180,8 @@ pub struct Lab {
     state: StateDir,
     topology: Topology,
     cluster: Cluster,
+    /// Rules for services, by node.
+    translations: BTreeMap<String, String>,
     // Dropped in this order: sockets, agents, then everything.
     stations: BTreeMap<Place, Station>,
     agents: BTreeMap<String, NodeAgent>,
@@ -206,13 +212,15 @@ impl Lab {
             state,
             topology,
             cluster: Cluster::default(),
+            translations: BTreeMap::new(),
             stations: BTreeMap::new(),
             agents: BTreeMap::new(),
             reaper,
         };
         lab.note(&[], None)?;
         wire::make_fabric(&lab.topology)?;
-        fs::create_dir_all(lab.state.manifests()).context("cannot create the manifests' directory")?;
+        fs::create_dir_all(lab.state.manifests())
+            .context("cannot create the manifests' directory")?;
         lab.change(cluster, externals)?;
         Ok(lab)
     }
@@ -236,6 +244,7 @@ impl Lab {
             self.stations.remove(*place);
             if let Place::Node(node) = place {
                 self.agents.remove(node);
+                self.translations.remove(node);
             }
         }
         wire::remove(&old, &gone)?;
@@ -243,6 +252,7 @@ impl Lab {
         self.topology = new.clone();
         self.cluster = cluster.clone();
         self.populate(&added)?;
+        self.translate()?;
         self.enforce()?;
         self.note(&[], Some(self.description()))?;
         Ok(())
@@ -264,6 +274,20 @@ impl Lab {
                 let files = self.node_files(node);
                 let agent = NodeAgent::start(&self.options.sluice, node, &leaf.netns, files)?;
                 self.agents.insert(node.clone(), agent);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings services' rules to where the cluster has them.
+    fn translate(&mut self) -> anyhow::Result<()> {
+        for (place, leaf) in &self.topology.leaves {
+            let Place::Node(node) = place else { continue };
+            let rules = translate::rules(&self.cluster, leaf);
+            let old = self.translations.entry(node.clone()).or_default();
+            if *old != rules {
+                translate::apply(&leaf.netns, &rules)?;
+                *old = rules;
             }
         }
         Ok(())
@@ -371,7 +395,8 @@ impl Lab {
         NodeFiles {
             directory: self.state.node(&id),
             manifests: self.state.manifests(),
-            pins: self.pins().join(node),
+            // bpffs takes no dots in names; a node's name has no underscores.
+            pins: self.pins().join(node.replace('.', "_")),
         }
     }
 

@@ -35,11 +35,7 @@ impl Reaper {
     ///
     /// # Errors
     /// The binary `sluice` cannot be run.
-    pub(super) fn start(
-        sluice: &Path,
-        lab: &StateDir,
-        lock: Flock<File>,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn start(sluice: &Path, lab: &StateDir, lock: Flock<File>) -> anyhow::Result<Self> {
         let (reader, alive) = io::pipe()?;
         let mut command = Command::new(sluice);
         command.args(["lab", "reap", lab.name()]);

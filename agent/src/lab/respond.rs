@@ -121,10 +121,8 @@ async fn answer_sctp(socket: UdpSocket, address: IpAddr, ports: Arc<Mutex<BTreeS
         let Some(packet) = sctp::Packet::decode(sctp::payload(address, &buffer[..n])) else {
             continue;
         };
-        let open = ports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&packet.destination);
+        let open =
+            ports.lock().unwrap_or_else(PoisonError::into_inner).contains(&packet.destination);
         if let (true, Some(answer)) = (open, packet.answer()) {
             // Raw sockets have no ports of their own.
             let _ = socket.send_to(&answer.encode(), SocketAddr::new(from.ip(), 0)).await;

@@ -55,7 +55,10 @@ impl Station {
         let resident = Resident { addresses: addresses.to_vec(), ..Resident::default() };
         let thread = thread::Builder::new().name(name).spawn(move || {
             let entered = netns::enter(&netns).and_then(|()| {
-                tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Into::into)
+                tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .map_err(Into::into)
             });
             match entered {
                 Ok(runtime) => {

@@ -28,7 +28,7 @@ const NETNS_NAME_MAX: usize = 200;
 
 /// What a namespace stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Place {
+pub(super) enum Place {
     /// The router between the nodes and the outside.
     Fabric,
     /// A node.
@@ -52,28 +52,28 @@ impl fmt::Display for Place {
 
 /// A namespace below the fabric or below a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leaf {
+pub(super) struct Leaf {
     /// What its veth's other end is in.
-    pub parent: Place,
+    pub(super) parent: Place,
     /// Name of its namespace in `/run/netns`.
-    pub netns: String,
+    pub(super) netns: String,
     /// Name of its veth's other end, which is in the parent's namespace.
-    pub interface: String,
+    pub(super) interface: String,
     /// Its addresses.
-    pub addresses: Vec<IpAddr>,
+    pub(super) addresses: Vec<IpAddr>,
     /// Creation time of the pod: one that was created anew gets a new namespace.
-    pub created: i64,
+    pub(super) created: i64,
 }
 
 impl Leaf {
     /// Its address of a family.
-    pub fn address(&self, family: Family) -> Option<IpAddr> {
+    pub(super) fn address(&self, family: Family) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|address| family_of(*address) == family)
     }
 }
 
 /// The family of an address.
-pub const fn family_of(address: IpAddr) -> Family {
+pub(super) const fn family_of(address: IpAddr) -> Family {
     match address {
         IpAddr::V4(_) => Family::IPv4,
         IpAddr::V6(_) => Family::IPv6,
@@ -82,19 +82,19 @@ pub const fn family_of(address: IpAddr) -> Family {
 
 /// All namespaces of a lab.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topology {
+pub(super) struct Topology {
     /// Name of the fabric's namespace.
-    pub fabric: String,
+    pub(super) fabric: String,
     /// Everything else, without the fabric.
-    pub leaves: BTreeMap<Place, Leaf>,
+    pub(super) leaves: BTreeMap<Place, Leaf>,
     /// Pods that use their node's network, with the node.
-    pub host_network: BTreeMap<PodName, String>,
+    pub(super) host_network: BTreeMap<PodName, String>,
 }
 
 impl Topology {
     /// What `lab` needs for a cluster and for outside hosts at `externals`. An address that is a
     /// pod's, a node's or a service's makes no outside host.
-    pub fn new(lab: &str, cluster: &Cluster, externals: &BTreeSet<IpAddr>) -> Self {
+    pub(super) fn new(lab: &str, cluster: &Cluster, externals: &BTreeSet<IpAddr>) -> Self {
         let mut topology = Self {
             fabric: format!("sluice-{lab}.fabric"),
             leaves: BTreeMap::new(),
@@ -157,7 +157,7 @@ impl Topology {
     }
 
     /// Name of the namespace of a place; `None` for a place that this lab does not have.
-    pub fn netns(&self, place: &Place) -> Option<&str> {
+    pub(super) fn netns(&self, place: &Place) -> Option<&str> {
         match place {
             Place::Fabric => Some(&self.fabric),
             _ => self.leaves.get(place).map(|leaf| leaf.netns.as_str()),
@@ -165,7 +165,7 @@ impl Topology {
     }
 
     /// The place where an end of a probe is; `None` for services and for what is not in the lab.
-    pub fn place(&self, end: &End) -> Option<Place> {
+    pub(super) fn place(&self, end: &End) -> Option<Place> {
         let place = match end {
             End::Pod(pod) => match self.host_network.get(pod) {
                 Some(node) => Place::Node(node.clone()),
@@ -183,7 +183,7 @@ impl Topology {
     }
 
     /// The node that a place belongs to.
-    pub fn node<'a>(&'a self, place: &'a Place) -> Option<&'a str> {
+    pub(super) fn node<'a>(&'a self, place: &'a Place) -> Option<&'a str> {
         match (place, self.leaves.get(place).map(|leaf| &leaf.parent)) {
             (Place::Node(node), _) | (_, Some(Place::Node(node))) => Some(node),
             _ => None,
@@ -212,7 +212,7 @@ fn interface_name(place: &Place) -> String {
 }
 
 /// Short directory name for a node: paths of unix sockets are short.
-pub fn node_id(node: &str) -> String {
+pub(super) fn node_id(node: &str) -> String {
     format!("{:08x}", hash(&Place::Node(node.into())) as u32)
 }
 

@@ -17,10 +17,18 @@ use super::netns;
 use super::topology::{Leaf, Place, Topology};
 use crate::engine::Family;
 
-/// The upper end of every line (RFC 3927, RFC 4291 section 2.5.6).
+/// The fabric's end of a line (RFC 3927, RFC 4291 section 2.5.6).
+const FABRIC: (&str, &str) = ("169.254.2.1", "fe80::1");
+/// A node's end of a line to the fabric, besides the node's addresses: the way to its pods.
+const NODE: (&str, &str) = ("169.254.2.2", "fe80::2");
+/// A node's end of a line to a pod. Not the fabric's: a host does not listen to a neighbour that has
+/// an address of its own.
 const GATEWAY: (&str, &str) = ("169.254.1.1", "fe80::1");
-/// The lower end of a node's line, besides the node's addresses: the way to its pods.
-const NODE: (&str, &str) = ("169.254.1.2", "fe80::2");
+
+/// Addresses of the parent's end of a line.
+fn upper_addresses(leaf: &Leaf) -> (&'static str, &'static str) {
+    if leaf.parent == Place::Fabric { FABRIC } else { GATEWAY }
+}
 
 /// Processes at a time.
 const WORKERS: usize = 4;
@@ -100,9 +108,10 @@ fn parent_netns<'a>(topology: &'a Topology, leaf: &Leaf) -> anyhow::Result<&'a s
 /// The parent's end of a line, and the line itself.
 fn upper_end(script: &mut String, topology: &Topology, leaf: &Leaf) {
     let Leaf { interface, netns, .. } = leaf;
+    let (v4, v6) = upper_addresses(leaf);
     let _ = writeln!(script, "link add {interface} type veth peer name eth0 netns {netns}");
-    let _ = writeln!(script, "addr add {}/32 dev {interface} scope link", GATEWAY.0);
-    let _ = writeln!(script, "addr add {}/64 dev {interface} nodad", GATEWAY.1);
+    let _ = writeln!(script, "addr add {v4}/32 dev {interface} scope link");
+    let _ = writeln!(script, "addr add {v6}/64 dev {interface} nodad");
     let _ = writeln!(script, "link set {interface} up");
     for address in &leaf.addresses {
         let family = super::topology::family_of(*address);
@@ -122,7 +131,8 @@ fn lower_end(place: &Place, leaf: &Leaf) -> String {
         let _ = writeln!(script, "addr add {}/32 dev eth0 scope link", NODE.0);
         let _ = writeln!(script, "addr add {}/64 dev eth0 nodad", NODE.1);
     }
-    for (family, gateway) in [(Family::IPv4, GATEWAY.0), (Family::IPv6, GATEWAY.1)] {
+    let (v4, v6) = upper_addresses(leaf);
+    for (family, gateway) in [(Family::IPv4, v4), (Family::IPv6, v6)] {
         if let Some(source) = leaf.address(family) {
             let way = format!("default via {gateway} dev eth0 onlink");
             let _ = writeln!(script, "route add {way} src {source}");
@@ -174,7 +184,10 @@ fn batch(netns: &str, script: &str) -> anyhow::Result<()> {
 }
 
 /// Does `work` for every item, several at a time; the first error ends it.
-fn each<T: Sync>(items: &[T], work: impl Fn(&T) -> anyhow::Result<()> + Sync) -> anyhow::Result<()> {
+fn each<T: Sync>(
+    items: &[T],
+    work: impl Fn(&T) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<()> {
     let next = AtomicUsize::new(0);
     let worker = || {
         while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -183,8 +196,7 @@ fn each<T: Sync>(items: &[T], work: impl Fn(&T) -> anyhow::Result<()> + Sync) ->
         Ok(())
     };
     thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..WORKERS.min(items.len())).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..WORKERS.min(items.len())).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().try_for_each(|w| w.join().expect("the worker does not panic"))
     })
 }

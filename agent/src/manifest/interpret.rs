@@ -75,7 +75,7 @@ fn without_kind(value: &Value) -> Reading {
             reason: "must be an object with apiVersion and kind".into(),
         },
     };
-    broken("object", None, vec![reason])
+    broken("", None, vec![reason])
 }
 
 fn broken(object: &str, key: Option<ObjectKey>, faults: Vec<Fault>) -> Reading {

@@ -19,12 +19,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use sluice_policy::model::{Direction, direction_label};
 
 pub use self::interpret::Object;
 use self::interpret::{Broken, Reading, interpret};
 use self::read::Text;
 use crate::cluster::ObjectKey;
-use crate::convert::Fault;
+use crate::convert::policytest::Step;
+use crate::convert::{Fault, Item};
 
 /// Where something stands in the input.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +97,46 @@ pub struct Placed {
     pub place: Place,
     /// Directory that file names inside it start from.
     pub directory: PathBuf,
+    /// Lines of the fields of a PolicyTest that are looked at again when it is planned.
+    lines: BTreeMap<String, u64>,
+}
+
+impl Placed {
+    /// Where a field of it stands, as far as that is known.
+    pub fn place_of(&self, field: &str) -> Place {
+        let known = |(name, _): &(&String, &u64)| field.starts_with(name.as_str());
+        let nearest = self.lines.iter().filter(known).max_by_key(|(name, _)| name.len());
+        Place { line: nearest.map_or(self.place.line, |(_, line)| *line), ..self.place.clone() }
+    }
+}
+
+/// The fields of an object that are looked at again after it was read.
+fn fields_to_locate(object: &Object) -> Vec<String> {
+    let Item::PolicyTest(test) = &object.item else { return Vec::new() };
+    let step_fields = |(i, step): (usize, &Step)| {
+        let list = |name: &'static str, length: usize| {
+            (0..length).map(move |j| format!("steps[{i}].{name}[{j}]"))
+        };
+        let lists = list("probes", step.probes.len())
+            .chain(list("delete", step.delete.len()))
+            .chain(list("applyFiles", step.apply_files.len()));
+        lists.chain([format!("steps[{i}]")]).collect::<Vec<_>>()
+    };
+    test.steps.iter().enumerate().flat_map(step_fields).collect()
+}
+
+/// Rules that do nothing, although they look as if they did.
+fn inert_rules(object: &Object) -> Vec<Warning> {
+    let Item::NetworkPolicy(policy) = &object.item else { return Vec::new() };
+    let warning = |direction: &Direction| {
+        let label = direction_label(*direction);
+        Warning {
+            object: object.key.to_string(),
+            field: format!("spec.{label}"),
+            message: format!("policyTypes leaves {label} out, so these rules do nothing"),
+        }
+    };
+    policy.inert.iter().map(warning).collect()
 }
 
 /// What the given paths hold.
@@ -171,7 +213,11 @@ impl Loader {
 
     fn add_reading(&mut self, reading: Reading, locate: impl Fn(&str) -> Place, directory: &Path) {
         match reading {
-            Reading::Object(object) => self.add_object(*object, locate(""), directory),
+            Reading::Object(object) => {
+                let fields = fields_to_locate(&object).into_iter();
+                let lines = fields.map(|field| (field.clone(), locate(&field).line)).collect();
+                self.add_object(*object, locate(""), lines, directory);
+            }
             Reading::Broken(broken) => {
                 for fault in &broken.faults {
                     self.loaded.errors.push(Problem {
@@ -188,7 +234,13 @@ impl Loader {
         }
     }
 
-    fn add_object(&mut self, object: Object, place: Place, directory: &Path) {
+    fn add_object(
+        &mut self,
+        object: Object,
+        place: Place,
+        lines: BTreeMap<String, u64>,
+        directory: &Path,
+    ) {
         if let Some(first) = self.first_places.get(&object.key) {
             let reason = format!("is in the input twice: first at {first}");
             self.loaded.errors.push(Problem {
@@ -199,7 +251,8 @@ impl Loader {
             return;
         }
         self.first_places.insert(object.key.clone(), place.clone());
-        self.loaded.objects.push(Placed { object, place, directory: directory.to_owned() });
+        self.loaded.warnings.extend(inert_rules(&object));
+        self.loaded.objects.push(Placed { object, place, directory: directory.to_owned(), lines });
     }
 
     fn finish(mut self) -> Loaded {
@@ -210,5 +263,86 @@ impl Loader {
             self.loaded.warnings.push(Warning { object: kind, field: String::new(), message });
         }
         self.loaded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: y}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress]
+  ingress: [{ports: [{port: 80}], from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}]
+  egress: [{}]
+";
+
+    fn load_str(text: &str) -> Loaded {
+        load_bytes(text.as_bytes())
+    }
+
+    #[test]
+    fn what_is_right_is_there_beside_what_is_wrong() {
+        let wrong =
+            POLICY.replace("name: web,", "name: wrong,").replace("10.1.0.0/16", "11.0.0.0/8");
+        let loaded = load_str(&format!("{POLICY}---\n{wrong}---\na: [\n"));
+        assert_eq!(loaded.objects.len(), 1);
+        assert_eq!(loaded.errors.len(), 2);
+        let closed = loaded.broken[0].closed.as_ref().expect("a NetworkPolicy has a closed form");
+        assert_eq!(closed.name.to_string(), "NetworkPolicy y/wrong");
+        assert_eq!(
+            (closed.policy.ingress.as_deref(), &closed.policy.egress),
+            (Some(&[][..]), &None)
+        );
+    }
+
+    #[test]
+    fn items_of_lists_are_named_by_their_path() {
+        let item = "{metadata: {name: a}, spec: {container: []}}";
+        let loaded = load_str(&format!("apiVersion: v1\nkind: PodList\nitems:\n- {item}\n"));
+        let errors: Vec<String> = loaded.errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors, ["<bytes>:4: document 1: Pod default/a: spec.container: unknown field"]);
+        let list = format!(
+            "kind: List\napiVersion: v1\nitems: [{{kind: List, apiVersion: v1, items: [{}]}}]",
+            "{kind: Pod, apiVersion: v1, metadata: {name: b}}"
+        );
+        assert_eq!(load_str(&list).objects[0].object.key.to_string(), "Pod default/b");
+    }
+
+    #[test]
+    fn kinds_that_do_not_matter_are_one_warning_each() {
+        let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n";
+        let loaded =
+            load_str(&format!("{map}---\n{map}---\n{}", map.replace("ConfigMap", "Secret")));
+        assert_eq!((loaded.objects.len(), loaded.errors.len()), (0, 0));
+        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        let expected = [
+            "ConfigMap: 2 objects of v1 ignored: policy does not depend on it",
+            "Secret: 1 object of v1 ignored: policy does not depend on it",
+        ];
+        assert_eq!(warnings, expected);
+    }
+
+    #[test]
+    fn rules_that_do_nothing_are_warned_of() {
+        let warnings: Vec<String> =
+            load_str(POLICY).warnings.iter().map(ToString::to_string).collect();
+        let expected = [
+            "NetworkPolicy y/web: spec.egress: policyTypes leaves egress out, so these rules do nothing",
+        ];
+        assert_eq!(warnings, expected);
+    }
+
+    #[test]
+    fn a_manifest_that_ends_anywhere_is_read_or_refused() {
+        for end in 0..POLICY.len() {
+            let loaded = load_str(&POLICY[..end]);
+            let said = loaded.objects.len() + loaded.errors.len() + loaded.warnings.len();
+            assert!(said > 0 || end == 0, "nothing said of the first {end} bytes");
+        }
     }
 }

@@ -90,11 +90,7 @@ fn plan_test(
             }
             Err(error) => faults.push(Fault { field, reason: error.to_string() }),
         }
-        problems.extend(faults.into_iter().map(|fault| Problem {
-            place: Some(placed.place.clone()),
-            object: placed.object.key.to_string(),
-            fault,
-        }));
+        problems.extend(faults.into_iter().map(|fault| problem(placed, fault)));
     }
     if problems.is_empty() {
         problems.extend(add_openings(&mut steps, placed));
@@ -103,6 +99,11 @@ fn plan_test(
         true => Ok(PlannedTest { name: test.name.clone(), file: placed.place.file.clone(), steps }),
         false => Err(problems),
     }
+}
+
+fn problem(placed: &Placed, fault: Fault) -> Problem {
+    let place = Some(placed.place_of(&fault.field));
+    Problem { place, object: placed.object.key.to_string(), fault }
 }
 
 /// Deletes, then applies, as the step says.
@@ -161,13 +162,8 @@ fn plan_probes(
 /// not; its ends must be there by then.
 fn add_openings(steps: &mut [PlannedStep], placed: &Placed) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let mut fault = |field: String, reason: String| {
-        problems.push(Problem {
-            place: Some(placed.place.clone()),
-            object: placed.object.key.to_string(),
-            fault: Fault { field, reason },
-        });
-    };
+    let mut fault =
+        |field: String, reason: String| problems.push(problem(placed, Fault { field, reason }));
     for i in 0..steps.len() {
         let (before, now) = steps.split_at_mut(i);
         let established = now[0].probes.iter().enumerate().filter(|(_, p)| p.probe.established);

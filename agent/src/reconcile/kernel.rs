@@ -46,11 +46,11 @@ pub trait Kernel {
     /// As above.
     fn attach(&mut self, ifindex: IfIndex) -> anyhow::Result<()>;
 
-    /// True if the present programs are on the interface.
+    /// Puts the programs on an interface where they are not, and says whether that was needed.
     ///
     /// # Errors
     /// As above.
-    fn is_attached(&mut self, ifindex: IfIndex) -> anyhow::Result<bool>;
+    fn ensure_attached(&mut self, ifindex: IfIndex) -> anyhow::Result<bool>;
 
     /// Takes the programs off an interface. It may be gone.
     ///

@@ -8,11 +8,16 @@
 //!    absent or not isolated in the tables, so nothing that policy forbids passes in between.
 //! 5. Only then places that were given up are free for others.
 //!
+//! A pod that the source no longer has is not enforced any more, even if its interface is still there.
+//! A pod that it has, but whose namespace is not mounted any more, is, as long as its interface is.
+//!
 //! Nothing is written before the source's first full list is through. A step that fails leaves what
 //! was enforced in force, and all of it is done again, compared with the kernel read afresh.
 
 pub mod kernel;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -140,10 +145,7 @@ impl<K: Kernel> Reconciler<K> {
                 self.kernel.lead(ifindex, slot)?;
                 corrections += 1;
             }
-            if !self.kernel.is_attached(ifindex)? {
-                self.kernel.attach(ifindex)?;
-                corrections += 1;
-            }
+            corrections += u64::from(self.kernel.ensure_attached(ifindex)?);
         }
         for &ifindex in led.keys().filter(|ifindex| !self.leading.contains_key(ifindex)) {
             self.kernel.lead(ifindex, SLOT_NONE)?;
@@ -270,6 +272,7 @@ impl<K: Kernel> Reconciler<K> {
             stale.extend(self.kernel.left_behind()?);
             stale.extend(self.kernel.slots()?.into_keys());
         }
+        let mut complete = true;
         for (pod, interfaces) in &wanted {
             for (ifindex, slot) in interfaces {
                 stale.remove(ifindex);
@@ -283,6 +286,7 @@ impl<K: Kernel> Reconciler<K> {
                         self.leading.insert(*ifindex, *slot);
                     }
                     Err(error) => {
+                        complete = false;
                         self.refused.insert(pod.clone(), format!("{error:#}"));
                     }
                 }
@@ -293,7 +297,7 @@ impl<K: Kernel> Reconciler<K> {
             self.kernel.lead(ifindex, SLOT_NONE)?;
             self.leading.remove(&ifindex);
         }
-        if !self.adopted && self.refused.is_empty() {
+        if complete && !self.adopted {
             self.kernel.settle()?;
             self.adopted = true;
         }

@@ -6,6 +6,7 @@ use sluice_common::abi::Direction;
 use sluice_policy::model::PodName;
 
 use super::{Kernel, Reconciler};
+use crate::endpoint::links::IfIndex;
 use crate::endpoint::{Interface, NotFound};
 use crate::status::{EndpointStatus, EnforcementState, InterfaceStatus, TableStatus};
 
@@ -36,10 +37,14 @@ impl<K: Kernel> Reconciler<K> {
         self.compiler.overflows().iter().map(ToString::to_string).collect()
     }
 
-    /// All local pods.
-    pub fn endpoints(&mut self) -> Vec<EndpointStatus> {
-        let pods: Vec<PodName> = self.local.keys().cloned().collect();
-        pods.iter().map(|pod| self.endpoint(pod)).collect()
+    /// Programs of others on an interface's hooks; none where it went away.
+    pub fn foreign(&mut self, ifindex: IfIndex) -> Vec<String> {
+        self.kernel.foreign(ifindex).unwrap_or_default()
+    }
+
+    /// All local pods, without programs of others.
+    pub fn endpoints(&self) -> Vec<EndpointStatus> {
+        self.local.keys().map(|pod| self.endpoint(pod)).collect()
     }
 
     /// How full the tables are.
@@ -47,7 +52,7 @@ impl<K: Kernel> Reconciler<K> {
         TableStatus::of(self.compiler.tables())
     }
 
-    fn endpoint(&mut self, pod: &PodName) -> EndpointStatus {
+    fn endpoint(&self, pod: &PodName) -> EndpointStatus {
         let (interfaces, unfound) = match self.assignment.get(pod) {
             Some(Ok(interfaces)) => (interfaces.clone(), None),
             Some(Err(reason)) => (Vec::new(), Some(reason.to_string())),
@@ -70,7 +75,7 @@ impl<K: Kernel> Reconciler<K> {
         EndpointStatus {
             pod: pod.to_string(),
             addresses: self.local.get(pod).map(|pod| pod.addresses.clone()).unwrap_or_default(),
-            interfaces: interfaces.iter().map(|i| self.interface(i)).collect(),
+            interfaces: interfaces.iter().map(interface_status).collect(),
             slot,
             epoch,
             ingress,
@@ -79,14 +84,13 @@ impl<K: Kernel> Reconciler<K> {
             reason,
         }
     }
+}
 
-    fn interface(&mut self, interface: &Interface) -> InterfaceStatus {
-        InterfaceStatus {
-            name: interface.name.clone(),
-            ifindex: interface.ifindex,
-            netns: interface.netns_path.clone(),
-            // An interface that went away has no programs.
-            foreign_programs: self.kernel.foreign(interface.ifindex).unwrap_or_default(),
-        }
+fn interface_status(interface: &Interface) -> InterfaceStatus {
+    InterfaceStatus {
+        name: interface.name.clone(),
+        ifindex: interface.ifindex,
+        netns: interface.netns_path.clone(),
+        foreign_programs: Vec::new(),
     }
 }

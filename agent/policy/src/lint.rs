@@ -1,0 +1,220 @@
+//! What is valid in a policy and yet hardly what its author meant.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::model::{
+    Direction, Namespaces, Peer, Peers, PodSelector, Policy, PolicyKind, PolicyName, PortMatch,
+    Ports, Protocol, Rule, World, direction_label,
+};
+use crate::oracle::selects_pod;
+
+/// Something to look at again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Warning {
+    /// The policy.
+    pub policy: PolicyName,
+    /// Path of the field in the object: `spec.ingress[0].ports[0].port`.
+    pub field: String,
+    /// What is odd about it.
+    pub message: String,
+}
+
+/// Looks at every NetworkPolicy. `virtual_addresses` are those of services, each with the service's
+/// `namespace/name`. In the order of the policies' names, then of their rules.
+pub fn warnings(world: &World, virtual_addresses: &BTreeMap<IpAddr, String>) -> Vec<Warning> {
+    let mut all = Vec::new();
+    let policies = world.policies.iter();
+    for (name, policy) in policies.filter(|(name, _)| name.kind == PolicyKind::NetworkPolicy) {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for (i, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
+                let field = format!("spec.{}[{i}]", direction_label(direction));
+                let found = ports(world, policy, direction, rule).chain(blocks(
+                    virtual_addresses,
+                    direction,
+                    rule,
+                ));
+                all.extend(found.map(|(part, message)| Warning {
+                    policy: name.clone(),
+                    field: format!("{field}.{part}"),
+                    message,
+                }));
+            }
+        }
+    }
+    all
+}
+
+/// Names of ports that resolve nowhere.
+fn ports<'r>(
+    world: &'r World,
+    policy: &'r Policy,
+    direction: Direction,
+    rule: &'r Rule,
+) -> impl Iterator<Item = (String, String)> + 'r {
+    let ports = match &rule.ports {
+        Ports::Any => &[][..],
+        Ports::Of(ports) => ports,
+    };
+    ports.iter().enumerate().filter_map(move |(i, port)| {
+        let PortMatch::Named { protocol, name } = port else { return None };
+        let destinations = match direction {
+            Direction::Ingress => vec![policy.subject.clone()],
+            Direction::Egress => destinations(rule),
+        };
+        let message = unresolved(world, &destinations, *protocol, name)?;
+        Some((format!("ports[{i}].port"), message))
+    })
+}
+
+/// The pods that an egress rule can lead to; blocks can cover any.
+fn destinations(rule: &Rule) -> Vec<PodSelector> {
+    let every_pod = || PodSelector {
+        namespaces: Namespaces::Matching(Default::default()),
+        pods: Default::default(),
+    };
+    match &rule.peers {
+        Peers::Any => vec![every_pod()],
+        Peers::Of(peers) => peers
+            .iter()
+            .map(|peer| match peer {
+                Peer::Pods(selector) => selector.clone(),
+                Peer::Block(_) => every_pod(),
+            })
+            .collect(),
+    }
+}
+
+/// Why a name matches nothing on any of the pods, if there are any and it does not.
+fn unresolved(
+    world: &World,
+    selectors: &[PodSelector],
+    protocol: Protocol,
+    name: &str,
+) -> Option<String> {
+    let is_chosen = |pod_name, pod| selectors.iter().any(|s| selects_pod(world, s, pod_name, pod));
+    let pods: Vec<_> = world.pods.iter().filter(|(name, pod)| is_chosen(name, pod)).collect();
+    let named = pods.iter().flat_map(|(_, pod)| &pod.ports).filter(|port| port.name == name);
+    let protocols: Vec<Protocol> = named.map(|port| port.protocol).collect();
+    if pods.is_empty() || protocols.contains(&protocol) {
+        return None;
+    }
+    Some(match protocols.first() {
+        None => format!("no pod that it is about has a port named `{name}`: it matches nothing"),
+        Some(other) => {
+            format!("`{name}` is a {other} port, not {protocol}: it matches nothing")
+        }
+    })
+}
+
+/// Blocks that are a service's address: policy judges the backend, so they match nothing in egress,
+/// and nothing ever comes from there.
+fn blocks<'r>(
+    virtual_addresses: &'r BTreeMap<IpAddr, String>,
+    direction: Direction,
+    rule: &'r Rule,
+) -> impl Iterator<Item = (String, String)> + 'r {
+    let list = match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    };
+    let peers = match &rule.peers {
+        Peers::Any => &[][..],
+        Peers::Of(peers) => peers,
+    };
+    peers.iter().enumerate().filter_map(move |(i, peer)| {
+        let Peer::Block(block) = peer else { return None };
+        let cidr = block.cidr();
+        let is_one_address = cidr.prefix_len() == cidr.max_prefix_len();
+        let service = virtual_addresses.get(&cidr.addr()).filter(|_| is_one_address)?;
+        let message = format!(
+            "{} is the address of service {service}, which policy never sees: name its pods instead",
+            cidr.addr()
+        );
+        Some((format!("{list}[{i}].ipBlock.cidr"), message))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Action, Block, NamedPort, Pod, PodName, Selector, Tier};
+
+    fn world(direction: Direction, rule: Rule) -> World {
+        let mut world = World::default();
+        let port = |name: &str, protocol| NamedPort { name: name.to_owned(), protocol, port: 53 };
+        let name = PodName { namespace: "x".to_owned(), name: "a".to_owned() };
+        let ports = vec![port("web", Protocol::Tcp), port("dns", Protocol::Udp)];
+        world.pods.insert(name, Pod { ports, ..Pod::default() });
+        let subject = PodSelector {
+            namespaces: Namespaces::Named("x".to_owned()),
+            pods: Selector::default(),
+        };
+        let rules = |d| (d == direction).then(|| vec![rule.clone()]);
+        let policy = Policy {
+            tier: Tier::NetworkPolicy,
+            priority: 0,
+            subject,
+            ingress: rules(Direction::Ingress),
+            egress: rules(Direction::Egress),
+        };
+        let name = PolicyName {
+            kind: PolicyKind::NetworkPolicy,
+            namespace: Some("x".to_owned()),
+            name: "p".to_owned(),
+        };
+        world.policies.insert(name, policy);
+        world
+    }
+
+    fn found(direction: Direction, rule: Rule) -> Vec<(String, String)> {
+        let service = ("10.96.0.7".parse().expect("an address"), "y/web".to_owned());
+        let all = warnings(&world(direction, rule), &[service].into());
+        all.into_iter().map(|w| (w.field, w.message)).collect()
+    }
+
+    fn to_port(protocol: Protocol, name: &str) -> Rule {
+        let ports = Ports::Of(vec![PortMatch::Named { protocol, name: name.to_owned() }]);
+        Rule { action: Action::Allow, peers: Peers::Any, ports }
+    }
+
+    #[test]
+    fn names_that_resolve_nowhere_are_reported() {
+        for (direction, label) in [(Direction::Ingress, "ingress"), (Direction::Egress, "egress")] {
+            let field = format!("spec.{label}[0].ports[0].port");
+            assert_eq!(found(direction, to_port(Protocol::Tcp, "web")), []);
+            let nowhere = "no pod that it is about has a port named `metrics`: it matches nothing";
+            assert_eq!(
+                found(direction, to_port(Protocol::Tcp, "metrics")),
+                [(field.clone(), nowhere.to_owned())]
+            );
+            let protocol = "`dns` is a UDP port, not TCP: it matches nothing";
+            assert_eq!(
+                found(direction, to_port(Protocol::Tcp, "dns")),
+                [(field, protocol.to_owned())]
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_is_not_reported_where_there_is_no_pod_yet() {
+        let mut world = world(Direction::Ingress, to_port(Protocol::Tcp, "metrics"));
+        world.pods.clear();
+        assert_eq!(warnings(&world, &BTreeMap::new()), []);
+    }
+
+    #[test]
+    fn case_37_a_services_address_is_no_peer() {
+        let to = |cidr: &str| Rule {
+            action: Action::Allow,
+            peers: Peers::Of(vec![Peer::Block(
+                Block::new(cidr.parse().expect("a CIDR"), []).expect("a block"),
+            )]),
+            ports: Ports::Any,
+        };
+        let all = found(Direction::Egress, to("10.96.0.7/32"));
+        assert_eq!(all[0].0, "spec.egress[0].to[0].ipBlock.cidr");
+        assert!(all[0].1.starts_with("10.96.0.7 is the address of service y/web"), "{all:?}");
+        assert_eq!(found(Direction::Egress, to("10.96.0.0/16")), []);
+    }
+}

@@ -1,0 +1,460 @@
+//! The agent's life: restart, kill, adoption, healing, removal. Needs root.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use sluice::datapath::KernelMaps;
+use sluice::datapath::pins::maps_of;
+use sluice::status::EnforcementState;
+use sluice_common::abi::{ABI_VERSION, Control, Direction};
+use sluice_common::reason::Reason;
+use sluice_policy::diff::KernelState;
+use sluice_tests::node::{Node, allow_clients, pod, pod_created};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
+
+/// Allowed by [`allow_clients`] as used here.
+const OPEN: u16 = 80;
+/// Not allowed.
+const SHUT: u16 = 81;
+
+/// Long for a packet on this machine, short for a person.
+const SOON: Duration = Duration::from_secs(1);
+
+/// A client, a server that only clients reach on [`OPEN`], and no agent yet.
+fn client_and_server() -> Node {
+    let mut node = Node::new(BINARY);
+    node.add_pod("client", CLIENT);
+    node.add_pod("server", SERVER);
+    node.write("client.yaml", &pod("client", CLIENT, "{app: client}"));
+    node.write("server.yaml", &pod("server", SERVER, "{app: server}"));
+    node.write("policy.yaml", &allow_clients(OPEN));
+    node
+}
+
+fn bind(node: &Node, pod: &str, address: Ipv4Addr, port: u16) -> UdpSocket {
+    let socket = node.inside(pod, || UdpSocket::bind((address, port))).expect("bound");
+    socket.set_read_timeout(Some(SOON)).expect("set");
+    socket
+}
+
+/// Sends one datagram from a new socket in a pod, and says whether it came.
+fn reaches(node: &Node, from: &str, server: &UdpSocket) -> bool {
+    let to = server.local_addr().expect("an address");
+    let client = node.inside(from, || UdpSocket::bind("0.0.0.0:0")).expect("bound");
+    let sent = format!("from {}", client.local_addr().expect("an address"));
+    client.send_to(sent.as_bytes(), to).expect("sent");
+    server.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
+    let mut buffer = [0; 64];
+    while let Ok(length) = server.recv(&mut buffer) {
+        if &buffer[..length] == sent.as_bytes() {
+            return true;
+        }
+    }
+    false
+}
+
+fn maps(node: &Node) -> KernelMaps {
+    KernelMaps::open(&maps_of(&node.bpffs())).expect("pinned tables")
+}
+
+fn state(node: &Node) -> KernelState {
+    maps(node).state().expect("readable")
+}
+
+/// Packets that were dropped on their way to a pod by default.
+fn dropped(node: &Node, slot: u32) -> u64 {
+    let snapshot = maps(node).snapshot(slot).expect("readable");
+    snapshot.get(&(Direction::Ingress, Reason::DefaultDeny)).map_or(0, |counter| counter.packets)
+}
+
+/// Traffic that goes on until it is stopped.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    exchanged: Arc<AtomicU64>,
+    lost: Arc<AtomicU64>,
+    forbidden: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Traffic {
+    /// Allowed datagrams one by one, each answered, on new flows again and again; forbidden ones all
+    /// the time; and one connection that stays open.
+    fn start(node: &Node) -> Self {
+        let mut traffic = Self {
+            stop: Arc::default(),
+            exchanged: Arc::default(),
+            lost: Arc::default(),
+            forbidden: Arc::default(),
+            threads: Vec::new(),
+        };
+        let echo = bind(node, "server", SERVER, OPEN);
+        traffic.spawn(move |_| {
+            let mut buffer = [0; 64];
+            if let Ok((length, from)) = echo.recv_from(&mut buffer) {
+                echo.send_to(&buffer[..length], from).expect("answered");
+            }
+        });
+        let clients: Vec<UdpSocket> =
+            (0..64).map(|i| bind(node, "client", CLIENT, 20_000 + i)).collect();
+        let (exchanged, lost) = (traffic.exchanged.clone(), traffic.lost.clone());
+        traffic.spawn(move |round| {
+            let client = &clients[round as usize % clients.len()];
+            let mut buffer = [0; 64];
+            client.send_to(&round.to_be_bytes(), (SERVER, OPEN)).expect("sent");
+            match client.recv(&mut buffer) {
+                Ok(length) if buffer[..length] == round.to_be_bytes() => {
+                    exchanged.fetch_add(1, Ordering::Relaxed);
+                }
+                _ => {
+                    lost.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        traffic.shut(node);
+        traffic.connection(node);
+        traffic
+    }
+
+    fn shut(&mut self, node: &Node) {
+        let shut = bind(node, "server", SERVER, SHUT);
+        let forbidden = self.forbidden.clone();
+        self.spawn(move |_| {
+            if shut.recv(&mut [0; 64]).is_ok() {
+                forbidden.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let sender = bind(node, "client", CLIENT, 30_000);
+        self.spawn(move |_| {
+            sender.send_to(b"forbidden", (SERVER, SHUT)).expect("sent");
+            std::thread::sleep(Duration::from_micros(200));
+        });
+    }
+
+    fn connection(&mut self, node: &Node) {
+        let listener = node
+            .inside("server", || TcpListener::bind(SocketAddr::from((SERVER, OPEN))))
+            .expect("bound");
+        let to = SocketAddr::from((SERVER, OPEN));
+        let mut near =
+            node.inside("client", || TcpStream::connect_timeout(&to, SOON)).expect("connected");
+        let (mut far, _) = listener.accept().expect("accepted");
+        for stream in [&near, &far] {
+            stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+            stream.set_nodelay(true).expect("set");
+        }
+        self.spawn(move |round| {
+            let mut buffer = [0; 8];
+            near.write_all(&round.to_be_bytes()).expect("the connection lives");
+            far.read_exact(&mut buffer).expect("the connection lives");
+            far.write_all(&buffer).expect("the connection lives");
+            near.read_exact(&mut buffer).expect("the connection lives");
+            assert_eq!(buffer, round.to_be_bytes());
+            std::thread::sleep(Duration::from_millis(1));
+        });
+    }
+
+    /// Repeats `step` with a growing number until the traffic is stopped.
+    fn spawn(&mut self, mut step: impl FnMut(u64) + Send + 'static) {
+        let stop = self.stop.clone();
+        self.threads.push(std::thread::spawn(move || {
+            let mut round = 0;
+            while !stop.load(Ordering::Relaxed) {
+                step(round);
+                round += 1;
+            }
+        }));
+    }
+
+    /// Stops it and checks that nothing was judged against policy.
+    fn check(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("the traffic went well");
+        }
+        let exchanged = self.exchanged.load(Ordering::Relaxed);
+        println!("{exchanged} allowed datagrams answered");
+        assert!(exchanged > 100, "only {exchanged} allowed datagrams were answered");
+        assert_eq!(self.lost.load(Ordering::Relaxed), 0, "allowed datagrams lost");
+        assert_eq!(self.forbidden.load(Ordering::Relaxed), 0, "forbidden datagrams let through");
+    }
+}
+
+/// SEMANTICS 57.
+#[test]
+fn no_packet_is_judged_differently_while_agents_are_killed_and_started() {
+    let node = client_and_server();
+    let mut agent = node.start_agent();
+    let slot = node.endpoint("x/server").slot;
+    let traffic = Traffic::start(&node);
+    for round in 0..10 {
+        if round % 3 == 0 {
+            agent.stop();
+        } else {
+            agent.kill();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        if round % 2 == 0 {
+            // The next agent finds other objects than the last one knew.
+            node.write("more.yaml", &pod("more", OTHER, &format!("{{round: \"{round}\"}}")));
+            node.unwrite("more.yaml");
+        }
+        agent = node.start_agent();
+    }
+    traffic.check();
+    assert!(dropped(&node, slot) > 100, "forbidden datagrams were sent and dropped");
+    assert_eq!(node.endpoint("x/server").slot, slot);
+}
+
+/// SEMANTICS 61, over a restart.
+#[test]
+fn the_next_agent_adopts_everything_and_writes_nothing() {
+    let node = client_and_server();
+    let agent = node.start_agent();
+    let before = (state(&node), maps(&node).slots().expect("readable"));
+    let notes = std::fs::read(node.state_dir().join("state.json")).expect("notes");
+    agent.kill();
+    let agent = node.start_agent();
+    assert_eq!((state(&node), maps(&node).slots().expect("readable")), before);
+    assert_eq!(std::fs::read(node.state_dir().join("state.json")).expect("notes"), notes);
+    assert_eq!(node.heal(), 0);
+    agent.stop();
+}
+
+#[test]
+fn an_agent_without_notes_finds_its_endpoints_and_their_flows() {
+    let node = client_and_server();
+    let agent = node.start_agent();
+    let server = bind(&node, "server", SERVER, OPEN);
+    assert!(reaches(&node, "client", &server));
+    let before = node.endpoint("x/server");
+    let flows = maps(&node).flows().expect("readable").len();
+    assert!(flows > 0);
+    agent.kill();
+    std::fs::remove_file(node.state_dir().join("state.json")).expect("removed");
+    let _agent = node.start_agent();
+    let after = node.endpoint("x/server");
+    assert_eq!((after.slot, after.epoch), (before.slot, before.epoch));
+    assert_eq!(maps(&node).flows().expect("readable").len(), flows);
+}
+
+/// SEMANTICS 53 and 60.
+#[test]
+fn a_pod_recreated_under_its_name_starts_afresh_and_its_old_address_is_nobodys() {
+    let mut node = client_and_server();
+    let _agent = node.start_agent();
+    let server = bind(&node, "server", SERVER, OPEN);
+    assert!(reaches(&node, "client", &server));
+    let before = node.endpoint("x/server");
+    drop(server);
+
+    // The server again, at the same address; and the client's address for a pod that is no client.
+    node.remove_pod("server");
+    node.remove_pod("client");
+    node.add_pod("server", SERVER);
+    node.add_pod("stranger", CLIENT);
+    let later = "2026-01-02T00:00:00Z";
+    node.write("server.yaml", &pod_created("server", SERVER, "{app: server}", later));
+    node.write("client.yaml", &pod_created("stranger", CLIENT, "{app: stranger}", later));
+    node.sync();
+    let after = node.endpoint("x/server");
+    assert_eq!(after.state, EnforcementState::Enforced);
+    assert_ne!(after.epoch, before.epoch);
+    assert_ne!(after.interfaces, before.interfaces);
+    let server = bind(&node, "server", SERVER, OPEN);
+    assert!(!reaches(&node, "stranger", &server), "an old flow or an old peer let it in");
+    assert!(dropped(&node, after.slot) > 0);
+    let stale = before.interfaces[0].ifindex;
+    assert!(!maps(&node).slots().expect("readable").contains_key(&stale));
+    assert!(!node.bpffs().join(format!("links/{stale}-ingress")).exists());
+}
+
+#[test]
+fn healing_repairs_what_others_have_changed_in_the_kernel() {
+    let node = client_and_server();
+    let agent = node.start_agent();
+    let good = state(&node);
+    let endpoint = node.endpoint("x/server");
+    let server = bind(&node, "server", SERVER, OPEN);
+    assert!(reaches(&node, "client", &server));
+
+    // An entry is gone.
+    let peer = *good.peers.keys().next().expect("a peer");
+    maps(&node).apply(&[sluice_policy::diff::Op::RemovePeer(peer)]).expect("removed");
+    assert_ne!(state(&node), good);
+    assert_eq!(node.heal(), 1);
+    assert_eq!(state(&node).view(), good.view());
+    assert!(reaches(&node, "client", &server));
+
+    // A program is gone.
+    let ifindex = endpoint.interfaces[0].ifindex;
+    std::fs::remove_file(node.bpffs().join(format!("links/{ifindex}-ingress"))).expect("removed");
+    assert_eq!(node.heal(), 1);
+    let shut = bind(&node, "server", SERVER, SHUT);
+    assert!(!reaches(&node, "client", &shut));
+
+    // An interface is led nowhere.
+    maps(&node).set_slot(ifindex, 0).expect("set");
+    assert!(reaches(&node, "client", &shut), "without a slot the interface is not managed");
+    agent.signal(Signal::SIGHUP);
+    node.sync();
+    assert!(!reaches(&node, "client", &shut));
+    assert_eq!(node.heal(), 0);
+    assert_eq!(node.status().corrections, 3);
+}
+
+#[test]
+fn uninstalling_leaves_nothing_and_can_be_repeated() {
+    let node = client_and_server();
+    let agent = node.start_agent();
+    let shut = bind(&node, "server", SERVER, SHUT);
+    assert!(!reaches(&node, "client", &shut));
+    let refused = node.sluice(&["agent", "--uninstall"]).output().expect("run");
+    assert_eq!(refused.status.code(), Some(3), "while an agent runs: {refused:?}");
+    assert!(!reaches(&node, "client", &shut));
+    agent.stop();
+    assert!(!reaches(&node, "client", &shut), "enforcement outlives the agent");
+    for _ in 0..2 {
+        let done = node.sluice(&["agent", "--uninstall"]).output().expect("run");
+        assert!(done.status.success(), "{done:?}");
+        assert!(!node.bpffs().exists());
+        assert!(!node.state_dir().exists());
+    }
+    assert!(reaches(&node, "client", &shut));
+}
+
+#[test]
+fn a_second_agent_on_the_same_pins_is_refused_and_changes_nothing() {
+    let node = client_and_server();
+    let _agent = node.start_agent();
+    let before = state(&node);
+    let second = node.agent_command().output().expect("run");
+    assert_eq!(second.status.code(), Some(3));
+    let errors = String::from_utf8_lossy(&second.stderr);
+    assert!(errors.contains("another agent enforces with"), "{errors}");
+    assert_eq!(state(&node), before);
+    assert!(node.status().synced);
+}
+
+#[test]
+fn tables_of_another_layout_are_replaced_without_a_gap() {
+    let node = client_and_server();
+    node.start_agent().kill();
+    let control: Control = maps(&node).control().expect("readable");
+    set_abi_version(&node, Control { abi_version: ABI_VERSION + 1, ..control });
+    let shut = bind(&node, "server", SERVER, SHUT);
+    let status = node.sluice(&["status"]).output().expect("run");
+    assert_eq!(status.status.code(), Some(3), "{status:?}");
+
+    let open = bind(&node, "server", SERVER, OPEN);
+    shut.set_nonblocking(true).expect("set");
+    let stop = Arc::new(AtomicBool::new(false));
+    let flood = {
+        let stop = stop.clone();
+        let sender = bind(&node, "client", CLIENT, 30_000);
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                sender.send_to(b"forbidden", (SERVER, SHUT)).expect("sent");
+            }
+        })
+    };
+    let agent = node.start_agent();
+    stop.store(true, Ordering::Relaxed);
+    flood.join().expect("the flood went well");
+    assert!(shut.recv(&mut [0; 64]).is_err(), "a forbidden datagram was let through");
+    assert!(reaches(&node, "client", &open));
+    assert_eq!(maps(&node).control().expect("readable").abi_version, ABI_VERSION);
+    assert!(!node.bpffs().join("maps-new").exists());
+    // And that is what the next one adopts.
+    let before = state(&node);
+    agent.kill();
+    let _agent = node.start_agent();
+    assert_eq!(state(&node), before);
+}
+
+/// Writes the element of the pinned table `control`, as an agent of another version would have.
+fn set_abi_version(node: &Node, control: Control) {
+    use aya::maps::{Array, Map, MapData};
+    let data = MapData::from_pin(maps_of(&node.bpffs()).join("control")).expect("pinned");
+    let mut table: Array<MapData, Control> =
+        Map::from_map_data(data).expect("a map").try_into().expect("an array");
+    table.set(0, &control, 0).expect("written");
+}
+
+#[test]
+fn a_manifest_that_becomes_invalid_keeps_its_last_good_version_and_the_rest_goes_on() {
+    let node = client_and_server();
+    let _agent = node.start_agent();
+    let open = bind(&node, "server", SERVER, OPEN);
+    let shut = bind(&node, "server", SERVER, SHUT);
+    node.write("policy.yaml", &allow_clients(OPEN).replace("port: 80", "port: 70000"));
+    node.write("other.yaml", &allow_clients(SHUT).replace("allow-clients", "allow-more"));
+    node.sync();
+    assert!(reaches(&node, "client", &open), "the last good version stays");
+    assert!(reaches(&node, "client", &shut), "other objects go on changing");
+    let faults = node.status().faults;
+    assert!(
+        faults.iter().any(|fault| fault.contains("NetworkPolicy x/allow-clients")),
+        "{faults:?}"
+    );
+    node.write("policy.yaml", &allow_clients(OPEN));
+    node.unwrite("other.yaml");
+    node.sync();
+    assert!(!reaches(&node, "client", &shut));
+    assert_eq!(node.status().faults, [""; 0]);
+}
+
+#[test]
+fn a_directory_that_vanishes_takes_no_policy_with_it() {
+    let node = client_and_server();
+    let _agent = node.start_agent();
+    let open = bind(&node, "server", SERVER, OPEN);
+    let shut = bind(&node, "server", SERVER, SHUT);
+    let away = node.manifests().with_extension("away");
+    std::fs::rename(node.manifests(), &away).expect("renamed");
+    node.sync();
+    assert!(reaches(&node, "client", &open));
+    assert!(!reaches(&node, "client", &shut));
+    assert_eq!(node.status().faults.len(), 1);
+    std::fs::rename(&away, node.manifests()).expect("renamed");
+}
+
+#[test]
+fn a_policy_that_goes_takes_the_programs_with_it() {
+    let node = client_and_server();
+    let _agent = node.start_agent();
+    let shut = bind(&node, "server", SERVER, SHUT);
+    let ifindex = node.endpoint("x/server").interfaces[0].ifindex;
+    assert!(node.bpffs().join(format!("links/{ifindex}-ingress")).exists());
+    node.unwrite("policy.yaml");
+    node.sync();
+    assert_eq!(node.endpoint("x/server").state, EnforcementState::NotIsolated);
+    assert_eq!(std::fs::read_dir(node.bpffs().join("links")).expect("listed").count(), 0);
+    assert!(maps(&node).slots().expect("readable").is_empty());
+    assert!(reaches(&node, "client", &shut));
+    node.write("policy.yaml", &allow_clients(OPEN));
+    node.sync();
+    assert!(!reaches(&node, "client", &shut));
+}
+
+#[test]
+fn pins_off_the_bpf_file_system_are_refused() {
+    let node = Node::new(BINARY);
+    let mut command = std::process::Command::new(BINARY);
+    let directory = node.state_dir().join("pins");
+    command.args(["agent", "--node-name", "n", "--source", "dir:/", "--bpffs"]).arg(&directory);
+    command.arg("--state-dir").arg(node.state_dir());
+    let refused = command.output().expect("run");
+    assert_eq!(refused.status.code(), Some(3));
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(errors.contains("not on a BPF file system"), "{errors}");
+    assert!(!directory.exists());
+}

@@ -1,0 +1,241 @@
+//! Discovery of pods' interfaces, and the hooks on them. Needs root.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use std::process::Command;
+
+use aya::programs::{SchedClassifier, TcAttachType};
+use nix::sched::{CloneFlags, setns};
+use sluice::datapath::attach::{Attached, Attacher, Backend, DIRECTIONS, is_ours};
+use sluice::datapath::{Datapath, LoadOptions};
+use sluice::endpoint::Scan;
+use sluice::endpoint::links::Links;
+use sluice::status::EnforcementState;
+use sluice_tests::node::{Node, allow_clients, pod};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
+const A: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+const B: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+const C: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
+
+/// What a scan from the node's namespace finds.
+fn scan(node: &Node) -> Scan {
+    node.inside("node", || {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let links = Links::open().expect("a netlink socket");
+            Scan::run(&links, &[PathBuf::from("/run/netns")]).await.expect("scanned")
+        })
+    })
+}
+
+fn addresses(scan: &Scan, ifindex: u32) -> Vec<IpAddr> {
+    let interface = &scan.interfaces[&ifindex];
+    interface.addresses.iter().copied().filter(IpAddr::is_ipv4).collect()
+}
+
+#[test]
+fn interfaces_are_found_by_the_addresses_inside_although_all_have_the_same_index_there() {
+    let mut node = Node::new(BINARY);
+    let hosts = [node.add_pod("a", A), node.add_pod("b", B)];
+    let second = node.add_interface("a", "eth1", C);
+    // Another node with the same indices and addresses must not be mistaken for this one.
+    let mut other = Node::new(BINARY);
+    other.add_pod("a", A);
+
+    let scan = scan(&node);
+    assert_eq!(scan.interfaces.len(), 3);
+    assert_eq!(addresses(&scan, node.ifindex(&hosts[0])), [IpAddr::from(A)]);
+    assert_eq!(addresses(&scan, node.ifindex(&hosts[1])), [IpAddr::from(B)]);
+    assert_eq!(addresses(&scan, node.ifindex(&second)), [IpAddr::from(C)]);
+    for interface in scan.interfaces.values() {
+        let pod = if interface.addresses.contains(&IpAddr::from(B)) { "b" } else { "a" };
+        assert_eq!(interface.netns_path, node.netns_path(pod));
+    }
+}
+
+#[test]
+fn a_hundred_pods_are_found_in_one_scan() {
+    let mut node = Node::new(BINARY);
+    for i in 0..100 {
+        node.add_pod(&format!("p{i}"), Ipv4Addr::new(10, 9, 1, i));
+    }
+    scan(&node);
+    let begun = Instant::now();
+    let found = scan(&node);
+    println!("100 pods scanned in {:?}", begun.elapsed());
+    assert_eq!(found.interfaces.len(), 100);
+}
+
+/// Waits for the agent to notice something by itself.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_pod_that_comes_later_is_found_without_being_asked_for() {
+    let mut node = Node::new(BINARY);
+    node.write("policy.yaml", &allow_clients(80));
+    node.write("late.yaml", &pod("late", A, "{app: server}"));
+    let _agent = node.spawn_agent();
+    eventually("the pod is reported", || node.status().endpoints.iter().any(|e| e.pod == "x/late"));
+    let missing = node.endpoint("x/late");
+    assert_eq!(missing.state, EnforcementState::NotEnforced);
+    assert!(missing.reason.is_some_and(|reason| reason.contains("no network namespace")));
+    let status = node.sluice(&["status"]).output().expect("run");
+    assert_eq!(status.status.code(), Some(1), "{status:?}");
+
+    let host = node.add_pod("late", A);
+    eventually("the pod is found", || node.endpoint("x/late").state == EnforcementState::Enforced);
+    let found = node.endpoint("x/late");
+    assert_eq!(found.interfaces[0].name, host);
+    let status = node.sluice(&["status"]).output().expect("run");
+    assert_eq!(status.status.code(), Some(0), "{status:?}");
+}
+
+#[test]
+fn every_interface_that_carries_an_address_of_the_pod_is_enforced() {
+    let mut node = Node::new(BINARY);
+    node.add_pod("a", A);
+    node.add_interface("a", "eth1", B);
+    let beside = node.add_interface("a", "eth2", C);
+    node.write("policy.yaml", &allow_clients(80));
+    let both = format!("podIPs: [{{ip: {A}}}, {{ip: \"fd00::1\"}}]");
+    let manifest = pod("a", A, "{app: server}").replace(&format!("podIPs: [{{ip: {A}}}]"), &both);
+    node.write("a.yaml", &manifest);
+    // The IPv6 address is on the second interface.
+    let command = ["-n", &node.netns("a"), "addr", "add", "fd00::1/128", "dev", "eth1", "nodad"];
+    assert!(Command::new("ip").args(command).status().expect("run").success());
+    let _agent = node.start_agent();
+    let endpoint = node.endpoint("x/a");
+    assert_eq!(endpoint.state, EnforcementState::Enforced);
+    assert_eq!(endpoint.interfaces.len(), 2);
+    assert!(endpoint.interfaces.iter().all(|interface| interface.name != beside));
+}
+
+#[test]
+fn a_pod_whose_namespace_is_unmounted_stays_enforced_while_its_interface_is_there() {
+    let mut node = Node::new(BINARY);
+    node.add_pod("a", A);
+    node.write("policy.yaml", &allow_clients(80));
+    node.write("a.yaml", &pod("a", A, "{app: server}"));
+    let agent = node.start_agent();
+    let before = node.endpoint("x/a");
+    let alive = std::fs::File::open(node.netns_path("a")).expect("the namespace");
+    node.remove_pod("a");
+    node.sync();
+    assert_eq!(node.endpoint("x/a").state, EnforcementState::Enforced);
+    agent.kill();
+    let _agent = node.start_agent();
+    let after = node.endpoint("x/a");
+    assert_eq!((after.state, after.slot, after.epoch), (before.state, before.slot, before.epoch));
+    drop(alive);
+    eventually("the pod is gone", || node.endpoint("x/a").state == EnforcementState::NotEnforced);
+}
+
+/// Attaches, replaces and detaches with a backend, in a namespace of its own.
+fn attach_replace_detach(backend: Backend) {
+    let mut node = Node::new(BINARY);
+    let host = node.add_pod("a", A);
+    let ifindex = node.ifindex(&host);
+    let pins = node.bpffs().join("links");
+    std::fs::create_dir_all(&pins).expect("a directory");
+    let attacher = Attacher::new(backend, pins);
+    let netns = std::fs::File::open(node.netns_path("node")).expect("the namespace");
+    // The programs stay on the thread that entered the namespace.
+    let thread = std::thread::spawn(move || {
+        setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).expect("entered");
+        let mut first = Datapath::load(&LoadOptions::default()).expect("loaded");
+        let mut second = Datapath::load(&LoadOptions::default()).expect("loaded");
+        for direction in DIRECTIONS {
+            let program = first.program_mut(direction).expect("a program");
+            assert_eq!(
+                attacher.attach(program, ifindex, direction).expect("attached"),
+                Attached::New
+            );
+            let program = second.program_mut(direction).expect("a program");
+            let replaced = attacher.attach(program, ifindex, direction).expect("attached");
+            assert_eq!(replaced, Attached::Replaced);
+        }
+        for direction in DIRECTIONS {
+            let present = second.program_mut(direction).expect("a program");
+            assert!(!attacher.ensure(present, ifindex, direction).expect("known"));
+        }
+        attacher.detach(ifindex).expect("detached");
+        for direction in DIRECTIONS {
+            let present = second.program_mut(direction).expect("a program");
+            assert!(attacher.ensure(present, ifindex, direction).expect("attached"));
+        }
+        // Dropping the programs must not detach them.
+        drop((first, second));
+        eventually("each is attached once", || programs_on(backend, &host, ifindex) == 2);
+        attacher.detach(ifindex).expect("detached");
+        eventually("the programs are gone", || programs_on(backend, &host, ifindex) == 0);
+        attacher.detach(ifindex).expect("nothing to detach is fine");
+    });
+    thread.join().expect("the thread went well");
+}
+
+/// How many of our programs are on an interface of this thread's namespace.
+fn programs_on(backend: Backend, host: &str, ifindex: u32) -> usize {
+    match backend {
+        Backend::Tcx => [TcAttachType::Ingress, TcAttachType::Egress]
+            .into_iter()
+            .map(|hook| SchedClassifier::query_tcx(ifindex, hook).expect("known").1)
+            .map(|programs| {
+                programs.iter().filter(|p| is_ours(p.name_as_str().unwrap_or_default())).count()
+            })
+            .sum(),
+        Backend::Clsact => ["ingress", "egress"]
+            .into_iter()
+            .map(|hook| {
+                let mut tc = Command::new("tc");
+                let output =
+                    tc.args(["filter", "show", "dev", host, hook]).output().expect("tc runs");
+                String::from_utf8_lossy(&output.stdout)
+                    .lines()
+                    .filter(|l| l.contains(" sluice_"))
+                    .count()
+            })
+            .sum(),
+    }
+}
+
+#[test]
+fn programs_of_others_are_named_in_the_status() {
+    let mut node = Node::new(BINARY);
+    let host = node.add_pod("a", A);
+    node.write("policy.yaml", &allow_clients(80));
+    node.write("a.yaml", &pod("a", A, "{app: server}"));
+    let tc = |arguments: &str, program: &[&str]| {
+        let netns = node.netns("node");
+        let mut command = Command::new("tc");
+        command.args(["-n", &netns]).args(arguments.split_whitespace());
+        command.args(program);
+        assert!(command.status().expect("tc runs").success(), "{command:?}");
+    };
+    tc(&format!("qdisc add dev {host} clsact"), &[]);
+    tc(&format!("filter add dev {host} ingress bpf da bytecode"), &["1,6 0 0 0"]);
+    let _agent = node.start_agent();
+    let endpoint = node.endpoint("x/a");
+    assert_eq!(endpoint.state, EnforcementState::Enforced);
+    assert_eq!(endpoint.interfaces[0].foreign_programs, ["egress: bpf (clsact)"]);
+}
+
+#[test]
+fn tcx_programs_are_attached_replaced_and_detached() {
+    attach_replace_detach(Backend::Tcx);
+}
+
+#[test]
+fn clsact_programs_are_attached_replaced_and_detached() {
+    attach_replace_detach(Backend::Clsact);
+}

@@ -1,0 +1,435 @@
+//! Flows in the kernel: what belongs to a connection passes, what policy took back does not
+//! (SEMANTICS 1, 40, 45–46, 49–55, 74). Needs root.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sluice::engine::packet::{self, echo, sctp, tcp, udp};
+use sluice_common::abi::{Direction, Flow, FlowKey, FlowState};
+use sluice_common::parse::{protocol, sctp_chunk, tcp_flag};
+use sluice_common::reason::Reason;
+use sluice_tests::packet::{V4, V6, options};
+use sluice_tests::scene::{EPOCH, PEER, PEER6, POD, POD6, Scene};
+
+use Direction::{Egress, Ingress};
+use tcp_flag::{ACK, FIN, RST, SYN};
+
+const HOST: u32 = 0;
+const CLIENT: u16 = 40_000;
+const SERVER: u16 = 80;
+
+/// A packet of the connection between the pod and its peer, in a direction.
+fn frame(direction: Direction, number: u8, payload: &[u8]) -> Vec<u8> {
+    let (pod, peer): (IpAddr, IpAddr) = if number == protocol::ICMPV6 {
+        (POD6.into(), PEER6.into())
+    } else {
+        (POD.into(), PEER.into())
+    };
+    match direction {
+        Ingress => packet::frame(peer, pod, number, payload),
+        Egress => packet::frame(pod, peer, number, payload),
+    }
+}
+
+/// TCP of a connection that the pod opened.
+fn out(flags: u8) -> Vec<u8> {
+    frame(Egress, protocol::TCP, &tcp(CLIENT, SERVER, flags))
+}
+
+/// The way back.
+fn back(flags: u8) -> Vec<u8> {
+    frame(Ingress, protocol::TCP, &tcp(SERVER, CLIENT, flags))
+}
+
+fn tcp_key() -> FlowKey {
+    FlowKey {
+        remote: IpAddr::from(PEER).into(),
+        epoch: EPOCH,
+        local_port_be: CLIENT.to_be(),
+        remote_port_be: SERVER.to_be(),
+        protocol: u32::from(protocol::TCP),
+    }
+}
+
+/// A pod that may open connections to port 80 and is closed to everything else.
+fn client() -> Scene {
+    let mut scene = Scene::new();
+    for number in [protocol::TCP, protocol::UDP, protocol::SCTP] {
+        scene.allow(Egress, number, SERVER);
+    }
+    scene
+}
+
+fn open(scene: &mut Scene) {
+    scene.passes(Egress, &out(SYN), Reason::Allowed);
+    scene.passes(Ingress, &back(SYN | ACK), Reason::Established);
+    scene.passes(Egress, &out(ACK), Reason::Established);
+}
+
+fn state(scene: &mut Scene) -> FlowState {
+    let flow = scene.datapath.maps().flow(&tcp_key()).unwrap().expect("the flow is there");
+    [FlowState::Opening, FlowState::Established, FlowState::Closing, FlowState::Revoked]
+        [flow.state as usize]
+}
+
+/// The flow has been silent for some seconds more.
+fn age(scene: &mut Scene, key: &FlowKey, seconds: u64) {
+    /// Above any tick rate of Linux, so that the flow is at least that old.
+    const TICKS_MAX: u64 = 1000;
+    let maps = scene.datapath.maps();
+    let flow = maps.flow(key).unwrap().expect("the flow is there");
+    let last_seen = flow.last_seen.saturating_sub(seconds * TICKS_MAX);
+    maps.set_flow(key, &Flow { last_seen, ..flow }).unwrap();
+}
+
+#[test]
+fn replies_pass_and_unsolicited_packets_do_not() {
+    let mut scene = client();
+    scene.drops(Ingress, &back(SYN | ACK), Reason::DefaultDeny);
+    scene.drops(Ingress, &back(ACK), Reason::DefaultDeny);
+    open(&mut scene);
+    assert_eq!(state(&mut scene), FlowState::Established);
+    // Another port of the same peer is another connection.
+    let other = frame(Ingress, protocol::TCP, &tcp(SERVER + 1, CLIENT, ACK));
+    scene.drops(Ingress, &other, Reason::DefaultDeny);
+}
+
+/// Ingress is isolated, egress is not: replies to what the pod opens pass all the same.
+#[test]
+fn replies_pass_where_only_one_direction_is_isolated() {
+    let mut scene = Scene::isolated_in(Ingress);
+    scene.passes(Egress, &out(SYN), Reason::NotIsolated);
+    scene.passes(Ingress, &back(SYN | ACK), Reason::Established);
+    scene.passes(Egress, &out(ACK), Reason::Established);
+    let mut scene = Scene::isolated_in(Egress);
+    let syn = frame(Ingress, protocol::TCP, &tcp(CLIENT, SERVER, SYN));
+    let answer = frame(Egress, protocol::TCP, &tcp(SERVER, CLIENT, SYN | ACK));
+    scene.drops(Egress, &answer, Reason::DefaultDeny);
+    scene.passes(Ingress, &syn, Reason::NotIsolated);
+    scene.passes(Egress, &answer, Reason::Established);
+}
+
+/// 51: taken back → cut at the next packet, from either side; given again → passes at once.
+#[test]
+fn revoked_flows_are_cut_from_either_side() {
+    for first in [Ingress, Egress] {
+        let mut scene = client();
+        open(&mut scene);
+        scene.deny(Egress, protocol::TCP, SERVER);
+        // The peer itself may open connections to the pod: it must not revive this one by sending.
+        scene.allow_all(Ingress);
+        let packets = match first {
+            Ingress => [(Ingress, back(ACK)), (Egress, out(ACK))],
+            Egress => [(Egress, out(ACK)), (Ingress, back(ACK))],
+        };
+        for (direction, packet) in &packets {
+            scene.drops(*direction, packet, Reason::Revoked);
+        }
+        assert_eq!(state(&mut scene), FlowState::Revoked);
+        scene.allow(Egress, protocol::TCP, SERVER);
+        for (direction, packet) in &packets {
+            scene.passes(*direction, packet, Reason::Established);
+        }
+    }
+}
+
+#[test]
+fn revoked_udp_is_cut_and_given_again() {
+    let mut scene = client();
+    let query = frame(Egress, protocol::UDP, &udp(CLIENT, SERVER, &[]));
+    let answer = frame(Ingress, protocol::UDP, &udp(SERVER, CLIENT, &[]));
+    scene.passes(Egress, &query, Reason::Allowed);
+    scene.passes(Ingress, &answer, Reason::Established);
+    scene.deny(Egress, protocol::UDP, SERVER);
+    scene.drops(Ingress, &answer, Reason::Revoked);
+    scene.drops(Egress, &query, Reason::Revoked);
+    scene.allow(Egress, protocol::UDP, SERVER);
+    scene.passes(Egress, &query, Reason::Established);
+}
+
+/// A change that does not concern a flow leaves it alone.
+#[test]
+fn flows_that_policy_still_allows_go_on() {
+    let mut scene = client();
+    open(&mut scene);
+    scene.allow(Egress, protocol::TCP, 443);
+    scene.passes(Ingress, &back(ACK), Reason::Established);
+    scene.passes(Egress, &out(ACK), Reason::Established);
+    // Isolation is taken off and put back.
+    scene.govern([1, 0]);
+    scene.passes(Egress, &out(ACK), Reason::Established);
+    scene.govern([1, 2]);
+    scene.passes(Ingress, &back(ACK), Reason::Established);
+}
+
+/// A tombstone gives way to a new connection that its own side's policy allows, and to no other.
+#[test]
+fn a_new_connection_may_replace_a_revoked_one() {
+    let mut scene = client();
+    open(&mut scene);
+    scene.deny(Egress, protocol::TCP, SERVER);
+    scene.drops(Egress, &out(ACK), Reason::Revoked);
+    scene.drops(Egress, &out(SYN), Reason::DefaultDeny);
+    scene.drops(Ingress, &back(SYN), Reason::DefaultDeny);
+    scene.allow(Ingress, protocol::TCP, CLIENT);
+    scene.passes(Ingress, &back(SYN), Reason::Allowed);
+    scene.passes(Egress, &out(SYN | ACK), Reason::Established);
+}
+
+/// 53: another pod in the slot, with the same address, inherits nothing.
+#[test]
+fn another_pod_inherits_no_flow() {
+    let mut scene = client();
+    open(&mut scene);
+    scene.replace_pod(EPOCH + 1);
+    scene.drops(Ingress, &back(ACK), Reason::DefaultDeny);
+}
+
+/// 54: simultaneous open, close, reset, and ports that are used again.
+#[test]
+fn connections_open_close_and_open_again_as_tcp_does() {
+    let mut scene = client();
+    scene.passes(Egress, &out(SYN), Reason::Allowed);
+    scene.passes(Egress, &out(SYN), Reason::Established);
+    scene.passes(Ingress, &back(SYN), Reason::Established);
+    scene.passes(Ingress, &back(SYN | ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Established);
+    // Later, a SYN from the other side would be a connection of its own.
+    scene.drops(Ingress, &back(SYN), Reason::DefaultDeny);
+    scene.passes(Egress, &out(FIN | ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Established, "half closed");
+    scene.passes(Ingress, &back(ACK), Reason::Established);
+    scene.passes(Ingress, &back(FIN | ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Closing);
+    scene.passes(Egress, &out(ACK), Reason::Established);
+    // The same ports again, at once.
+    scene.passes(Egress, &out(SYN), Reason::Allowed);
+    assert_eq!(state(&mut scene), FlowState::Opening);
+    scene.passes(Ingress, &back(RST | ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Closing);
+    scene.passes(Egress, &out(SYN), Reason::Allowed);
+    scene.passes(Ingress, &back(SYN | ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Established);
+}
+
+#[test]
+fn a_reset_opens_nothing() {
+    let mut scene = client();
+    scene.passes(Egress, &out(RST | ACK), Reason::Allowed);
+    assert_eq!(scene.datapath.maps().flow(&tcp_key()).unwrap(), None);
+    scene.drops(Ingress, &back(ACK), Reason::DefaultDeny);
+}
+
+/// A connection that was there before the tables: judged by policy in its packet's direction.
+#[test]
+fn the_middle_of_a_connection_is_judged_and_remembered() {
+    let mut scene = client();
+    scene.passes(Egress, &out(ACK), Reason::Allowed);
+    assert_eq!(state(&mut scene), FlowState::Established);
+    scene.passes(Ingress, &back(ACK), Reason::Established);
+}
+
+/// 54, 55: no flow outlives its lifetime.
+#[test]
+fn silent_flows_are_forgotten() {
+    let mut scene = client();
+    let query = frame(Egress, protocol::UDP, &udp(CLIENT, SERVER, &[]));
+    let answer = frame(Ingress, protocol::UDP, &udp(SERVER, CLIENT, &[]));
+    let udp_key = FlowKey { protocol: u32::from(protocol::UDP), ..tcp_key() };
+    scene.passes(Egress, &query, Reason::Allowed);
+    age(&mut scene, &udp_key, 31);
+    scene.drops(Ingress, &answer, Reason::DefaultDeny);
+    scene.passes(Egress, &query, Reason::Allowed);
+    scene.passes(Ingress, &answer, Reason::Established);
+    scene.passes(Ingress, &answer, Reason::Established);
+    age(&mut scene, &udp_key, 181);
+    scene.drops(Ingress, &answer, Reason::DefaultDeny);
+
+    scene.passes(Egress, &out(SYN), Reason::Allowed);
+    age(&mut scene, &tcp_key(), 61);
+    scene.drops(Ingress, &back(SYN | ACK), Reason::DefaultDeny);
+}
+
+#[test]
+fn sctp_associations() {
+    let mut scene = client();
+    let out = |chunk| frame(Egress, protocol::SCTP, &sctp(CLIENT, SERVER, chunk));
+    let back = |chunk| frame(Ingress, protocol::SCTP, &sctp(SERVER, CLIENT, chunk));
+    scene.drops(Ingress, &back(sctp_chunk::INIT), Reason::DefaultDeny);
+    scene.passes(Egress, &out(sctp_chunk::INIT), Reason::Allowed);
+    scene.passes(Ingress, &back(2), Reason::Established);
+    scene.passes(Egress, &out(0), Reason::Established);
+    scene.drops(Ingress, &back(sctp_chunk::INIT), Reason::DefaultDeny);
+    scene.passes(Ingress, &back(sctp_chunk::ABORT), Reason::Established);
+    scene.passes(Egress, &out(sctp_chunk::INIT), Reason::Allowed);
+}
+
+/// 49: a reply passes after its request, and is judged by policy without one.
+#[test]
+fn echo_replies_need_their_request() {
+    for (number, request, reply) in [(protocol::ICMP, 8, 0), (protocol::ICMPV6, 128, 129)] {
+        let mut scene = Scene::new();
+        let ask = |identifier| frame(Egress, number, &echo(request, identifier));
+        let answer = |identifier| frame(Ingress, number, &echo(reply, identifier));
+        scene.drops(Egress, &ask(5), Reason::DefaultDeny);
+        scene.allow_all(Egress);
+        scene.drops(Ingress, &answer(5), Reason::DefaultDeny);
+        scene.passes(Egress, &ask(5), Reason::Allowed);
+        scene.passes(Ingress, &answer(5), Reason::Established);
+        scene.drops(Ingress, &answer(6), Reason::DefaultDeny);
+        // The other end's own request with the same identifier is another exchange.
+        scene.drops(Ingress, &frame(Ingress, number, &echo(request, 5)), Reason::DefaultDeny);
+    }
+}
+
+/// 40: the node's own host stack reaches the pod, and gets its answers.
+#[test]
+fn own_host_passes_and_is_answered() {
+    let mut scene = Scene::new();
+    let probe = frame(Ingress, protocol::TCP, &tcp(CLIENT, SERVER, SYN));
+    let answer = frame(Egress, protocol::TCP, &tcp(SERVER, CLIENT, SYN | ACK));
+    scene.drops(Ingress, &probe, Reason::DefaultDeny);
+    scene.drops(Egress, &answer, Reason::DefaultDeny);
+    scene.passes_from(Ingress, &probe, Reason::Host, HOST);
+    scene.passes(Egress, &answer, Reason::Established);
+    // It is not judged again when policies change.
+    scene.allow(Ingress, protocol::TCP, 443);
+    scene.passes(Egress, &answer, Reason::Established);
+    // What the host sends is not read.
+    let fragment = V4 { fragment: 100, ..V4::new(PEER, POD, protocol::TCP, vec![0; 64]) };
+    scene.passes_from(Ingress, &fragment.frame(), Reason::Host, HOST);
+    // A packet out of the pod has no such right, whatever interface it claims.
+    let syn = frame(Egress, protocol::TCP, &tcp(1, 2, SYN));
+    let (action, _) = scene.run_from(Egress, &syn, HOST);
+    assert_eq!(action, sluice::datapath::run::Action::Drop);
+}
+
+#[test]
+fn a_pod_reaches_itself() {
+    let mut scene = Scene::new();
+    let to_itself = packet::frame(POD.into(), POD.into(), protocol::TCP, &tcp(1, 2, SYN));
+    let to_itself6 = packet::frame(POD6.into(), POD6.into(), protocol::TCP, &tcp(1, 2, SYN));
+    for direction in [Ingress, Egress] {
+        scene.passes(direction, &to_itself, Reason::OwnAddress);
+        scene.passes(direction, &to_itself6, Reason::OwnAddress);
+    }
+}
+
+/// An ICMP error that quotes a packet, from somewhere to somewhere.
+fn error(source: IpAddr, destination: IpAddr, quoted: &[u8]) -> Vec<u8> {
+    let (number, message) = if source.is_ipv4() {
+        (protocol::ICMP, [3, 4, 0, 0, 0, 0, 5, 0])
+    } else {
+        (protocol::ICMPV6, [2, 0, 0, 0, 0, 0, 5, 0])
+    };
+    let mut payload = message.to_vec();
+    payload.extend(&quoted[..quoted.len().min(48)]);
+    packet::frame(source, destination, number, &payload)
+}
+
+/// 45: an error about a flow passes, one about nothing is judged.
+#[test]
+fn icmp_errors_belong_to_the_flow_they_quote() {
+    let router = IpAddr::from(Ipv4Addr::new(192, 0, 2, 1));
+    let mut scene = client();
+    let about = |frame: &[u8]| error(router, POD.into(), &frame[14..]);
+    scene.drops(Ingress, &about(&out(SYN)), Reason::DefaultDeny);
+    open(&mut scene);
+    scene.passes(Ingress, &about(&out(ACK)), Reason::RelatedError);
+    // About a packet that the pod did not send, or to a port that it does not talk to.
+    scene.drops(Ingress, &about(&back(ACK)), Reason::DefaultDeny);
+    let other = frame(Egress, protocol::TCP, &tcp(CLIENT, SERVER + 1, ACK));
+    scene.drops(Ingress, &about(&other), Reason::DefaultDeny);
+    // The pod's own errors, about what it was sent.
+    let own = error(POD.into(), PEER.into(), &back(ACK)[14..]);
+    scene.passes(Egress, &own, Reason::RelatedError);
+    // Policy takes the flow back: its errors go with it.
+    scene.deny(Egress, protocol::TCP, SERVER);
+    scene.drops(Ingress, &about(&out(ACK)), Reason::Revoked);
+
+    let router6 = IpAddr::from("2001:db8::1".parse::<Ipv6Addr>().unwrap());
+    let mut scene = client();
+    let syn6 = packet::frame(POD6.into(), PEER6.into(), protocol::TCP, &tcp(CLIENT, SERVER, SYN));
+    let too_big = error(router6, POD6.into(), &syn6[14..]);
+    scene.drops(Ingress, &too_big, Reason::DefaultDeny);
+    scene.passes(Egress, &syn6, Reason::Allowed);
+    scene.passes(Ingress, &too_big, Reason::RelatedError);
+}
+
+fn icmpv6(source: &str, destination: &str, hop_limit: u8, message: u8) -> V6 {
+    let mut payload = vec![message, 0];
+    payload.resize(28, 0);
+    let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+    V6 { hop_limit, ..V6::new(source, destination, protocol::ICMPV6, payload) }
+}
+
+/// 46, 74: neighbour discovery, router solicitation, duplicate address detection and MLD pass an
+/// isolated pod; what only looks like them does not.
+#[test]
+fn ipv6_housekeeping_passes() {
+    let mut scene = Scene::new();
+    let pod = POD6.to_string();
+    let pass = [
+        (Egress, icmpv6("::", "ff02::1:ff00:1", 255, 135)),
+        (Egress, icmpv6(&pod, "ff02::1:ff00:2", 255, 135)),
+        (Egress, icmpv6("fe80::1", "fe80::2", 255, 136)),
+        (Egress, icmpv6("fe80::1", "ff02::2", 255, 133)),
+        (Ingress, icmpv6("fe80::2", &pod, 255, 135)),
+        (Ingress, icmpv6("fe80::2", "ff02::1", 255, 134)),
+        (Egress, icmpv6("fe80::1", "ff02::16", 1, 143).with(options(0, 0))),
+        (Egress, icmpv6("::", "ff02::16", 1, 143).with(options(0, 0))),
+        (Ingress, icmpv6("fe80::2", "ff02::1", 1, 130).with(options(0, 0))),
+    ];
+    for (direction, packet) in pass {
+        scene.passes(direction, &packet.frame(), Reason::Control);
+    }
+    let drop = [
+        // A router has touched it, so it is not from this link.
+        (Ingress, icmpv6("fe80::2", &pod, 254, 135), Reason::DefaultDeny),
+        (Egress, icmpv6(&pod, "ff02::16", 64, 143), Reason::DefaultDeny),
+        // Pods are no routers.
+        (Egress, icmpv6(&pod, "ff02::1", 255, 134), Reason::DefaultDeny),
+        (Egress, icmpv6("fe80::1", "ff02::1", 255, 134), Reason::SpoofedSource),
+        (Egress, icmpv6("::", "ff02::1", 255, 136), Reason::SpoofedSource),
+        (Egress, icmpv6("fd00::9", "ff02::1", 255, 136), Reason::SpoofedSource),
+        // Other traffic from such addresses.
+        (Egress, icmpv6("fe80::1", "ff02::1", 255, 128), Reason::SpoofedSource),
+        (Egress, icmpv6("::", "ff02::1", 255, 128), Reason::SpoofedSource),
+    ];
+    for (direction, packet, reason) in drop {
+        scene.drops(direction, &packet.frame(), reason);
+    }
+}
+
+/// 74: a first DHCP exchange passes; nothing else does from 0.0.0.0.
+#[test]
+fn dhcp_passes_before_there_is_an_address() {
+    let mut scene = Scene::new();
+    let from = |source: Ipv4Addr, destination: Ipv4Addr, ports: (u16, u16)| {
+        let payload = udp(ports.0, ports.1, &[0; 8]);
+        packet::frame(source.into(), destination.into(), protocol::UDP, &payload)
+    };
+    const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+    const ALL: Ipv4Addr = Ipv4Addr::BROADCAST;
+    scene.passes(Egress, &from(NONE, ALL, (68, 67)), Reason::Control);
+    scene.passes(Ingress, &from(PEER, ALL, (67, 68)), Reason::Control);
+    scene.drops(Egress, &from(NONE, PEER, (68, 67)), Reason::SpoofedSource);
+    scene.drops(Egress, &from(NONE, ALL, (68, 53)), Reason::SpoofedSource);
+    scene.drops(Egress, &from(POD, PEER, (68, 67)), Reason::DefaultDeny);
+    scene.drops(Ingress, &from(PEER, POD, (67, 68)), Reason::DefaultDeny);
+    let solicit = |source: &str| {
+        let servers: Ipv6Addr = "ff02::1:2".parse().unwrap();
+        let source: Ipv6Addr = source.parse().unwrap();
+        packet::frame(source.into(), servers.into(), protocol::UDP, &udp(546, 547, &[0; 8]))
+    };
+    scene.passes(Egress, &solicit("fe80::1"), Reason::Control);
+    scene.drops(Egress, &solicit("fd00::9"), Reason::SpoofedSource);
+}
+
+/// A set that has no entries at all, because it did not fit.
+#[test]
+fn a_set_without_entries_is_closed() {
+    let mut scene = Scene::new();
+    scene.govern([9, 9]);
+    let syn = frame(Ingress, protocol::TCP, &tcp(1, SERVER, SYN));
+    scene.drops(Ingress, &syn, Reason::Closed);
+}
