@@ -40,7 +40,7 @@ mod programs {
 
     /// The packet goes on to the CNI's own programs.
     const PASS: i32 = TC_ACT_UNSPEC;
-    const DROP: i32 = TC_ACT_SHOT as i32;
+    const DROP: i32 = TC_ACT_SHOT;
 
     /// Packets to the pod.
     #[classifier]

@@ -89,7 +89,7 @@ fn clear(packet: &mut Packet) {
     for index in 0..WORDS {
         // SAFETY: within the packet (asserted above), whose alignment is a word's; zeros are a valid
         // one (as its type says).
-        unsafe { words.add(index).write_volatile(0) };
+        unsafe { words.wrapping_add(index).write_volatile(0) };
     }
 }
 
