@@ -62,7 +62,8 @@ fn headers_beyond_the_linear_part_are_read() {
     let mut next_port = 1000;
     let mut syn = |port| {
         next_port += 1;
-        tcp(next_port, port, tcp_flag::SYN)
+        // The tap makes a packet linear that fits a page.
+        [tcp(next_port, port, tcp_flag::SYN), vec![0; 8000]].concat()
     };
     let expected = [(80, Reason::Allowed), (81, Reason::DefaultDeny)];
     for (port, reason) in expected {
