@@ -25,6 +25,8 @@ Options:
   --keep   leave the lab up, to go on by hand";
 
 const LAB: &str = "demo";
+/// The ports of the shop: frontend, API, database.
+const PORTS: &[&str] = &["80", "8080", "5432"];
 
 pub(crate) fn main(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
     let mut keep = false;
@@ -122,7 +124,9 @@ impl Demo {
     }
 
     fn matrix(&self) -> anyhow::Result<()> {
-        self.sluice(&["matrix", "--engine", "lab"]).arg(&self.manifests).by_root().run()
+        let ports = PORTS.iter().flat_map(|port| ["--port", port]);
+        let matrix = self.sluice(&["matrix", "--engine", "lab", "--protocol", "TCP"]);
+        matrix.args(ports).arg(&self.manifests).by_root().run()
     }
 
     fn copy(&self, name: &str) -> anyhow::Result<()> {

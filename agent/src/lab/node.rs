@@ -121,13 +121,11 @@ impl NodeAgent {
     /// It has ended, does not answer in time, or cannot enforce something: it says what.
     pub(super) fn sync(&mut self) -> anyhow::Result<()> {
         let request = Request::Sync { timeout_ms: PATIENCE.as_millis() as u64 };
-        match self.ask(request)? {
-            Response::Synced { complete: true, .. } => {}
-            Response::Synced { missing, .. } => {
-                bail!("the agent does not enforce everything:\n{}", missing.join("\n"))
-            }
+        let missing = match self.ask(request)? {
+            Response::Synced { complete: true, .. } => None,
+            Response::Synced { missing, .. } => Some(missing),
             other => bail!("the agent answered what was not expected: {other:?}"),
-        }
+        };
         let status = self.status()?;
         self.slots = status
             .endpoints
@@ -139,14 +137,19 @@ impl NodeAgent {
                 Some((pod, endpoint.slot))
             })
             .collect();
-        Ok(())
+        match missing {
+            None => Ok(()),
+            Some(missing) => {
+                bail!("the agent does not enforce everything:\n{}", missing.join("\n"))
+            }
+        }
     }
 
     /// What the agent says of itself.
     ///
     /// # Errors
     /// It does not answer.
-    pub(super) fn status(&mut self) -> anyhow::Result<Status> {
+    fn status(&mut self) -> anyhow::Result<Status> {
         match self.ask(Request::Status)? {
             Response::Status(status) => Ok(*status),
             other => bail!("the agent answered what was not expected: {other:?}"),

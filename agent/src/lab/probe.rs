@@ -20,6 +20,8 @@ use crate::engine::{End, Outcome, Probe, ProbeProtocol, ProbeVerdict};
 const WINDOW: Duration = Duration::from_millis(350);
 /// The same where an attempt is repeated alone: the machine may have been busy.
 const LONG_WINDOW: Duration = Duration::from_millis(900);
+/// How often an attempt is repeated before its end counts as unreachable.
+const REPEATS: usize = 2;
 
 /// What a run of probes works with.
 pub(super) struct Prober<'a> {
@@ -59,8 +61,10 @@ impl Prober<'_> {
             let fresh: Vec<usize> = open(&tries, established).collect();
             self.pass(&mut tries, &fresh, PAIR_MAX, WINDOW)?;
             // What the counters did not account for, one at a time per pair, so that they must.
-            let rest: Vec<usize> = open(&tries, established).collect();
-            self.pass(&mut tries, &rest, 1, LONG_WINDOW)?;
+            for _ in 0..REPEATS {
+                let rest: Vec<usize> = open(&tries, established).collect();
+                self.pass(&mut tries, &rest, 1, LONG_WINDOW)?;
+            }
         }
         for station in self.stations.values() {
             station.next_step();
