@@ -1,6 +1,7 @@
 //! Integration tests.
 
 pub mod case;
+pub mod lab;
 pub mod node;
 pub mod packet;
 pub mod random;

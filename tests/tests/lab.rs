@@ -1,73 +1,27 @@
-//! The lab: reachability, verdicts, and that nothing is left of it. Needs root.
+//! The lab: reachability and verdicts. Needs root.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use sluice::cluster::{AddressPlan, Cluster};
 use sluice::engine::ProbeVerdict::{Allow, Deny, Unreachable};
 use sluice::engine::{End, Family, Probe, ProbeProtocol, ProbeVerdict};
-use sluice::lab::{BPFFS, Description, Lab, LabOptions};
+use sluice::lab::{BPFFS, Lab, LabOptions};
 use sluice::manifest;
 use sluice_policy::model::PodName;
+use sluice_tests::lab::{POLICIES, THREE_PODS, netns_of, unique};
+use sluice_tests::needs_root;
 
 const SLUICE: &str = env!("CARGO_BIN_EXE_sluice-under-test");
-
-/// For what takes a second; a test that waits this long has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const PROTOCOLS: [ProbeProtocol; 4] =
     [ProbeProtocol::Tcp, ProbeProtocol::Udp, ProbeProtocol::Sctp, ProbeProtocol::Icmp];
 
 const OUTSIDE: &str = "203.0.113.9";
 const OUTSIDE_V6: &str = "2001:db8:5::9";
-
-/// Pods x/a and x/b on node-1, x/c on node-2.
-const THREE_PODS: &str = "
-{apiVersion: v1, kind: Node, metadata: {name: node-1}}
----
-{apiVersion: v1, kind: Node, metadata: {name: node-2}}
----
-{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x, labels: {pod: a}},
- spec: {nodeName: node-1, containers: [{name: c, image: i, ports: [{containerPort: 80}]}]}}
----
-{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: x, labels: {pod: b}},
- spec: {nodeName: node-1, containers: [{name: c, image: i, ports: [{containerPort: 80}]}]}}
----
-{apiVersion: v1, kind: Pod, metadata: {name: c, namespace: x, labels: {pod: c}},
- spec: {nodeName: node-2, containers: [{name: c, image: i, ports: [{containerPort: 80}]}]}}
----
-";
-
-/// b takes port 80 from a only; c sends nothing.
-const POLICIES: &str = "
-{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: from-a, namespace: x},
- spec: {podSelector: {matchLabels: {pod: b}}, policyTypes: [Ingress],
-  ingress: [{from: [{podSelector: {matchLabels: {pod: a}}}],
-   ports: [{port: 80}, {port: 80, protocol: UDP}, {port: 80, protocol: SCTP}]}]}}
----
-{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: silent, namespace: x},
- spec: {podSelector: {matchLabels: {pod: c}}, policyTypes: [Egress]}}
----
-";
-
-fn need_root() {
-    assert!(nix::unistd::geteuid().is_root(), "this test needs root: run it with sudo");
-}
-
-fn unique(name: &str) -> String {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    format!("lab-{name}-{}-{number}", std::process::id())
-}
 
 fn cluster(manifests: &str) -> Cluster {
     let text = manifest::read::Text {
@@ -86,7 +40,7 @@ fn externals() -> BTreeSet<IpAddr> {
 }
 
 fn lab(name: &str, manifests: &str, agents: bool) -> Lab {
-    need_root();
+    needs_root();
     let options =
         LabOptions { name: unique(name), sluice: SLUICE.into(), bpffs: BPFFS.into(), agents };
     Lab::up(options, &cluster(manifests), &externals()).expect("the lab comes up")
@@ -128,46 +82,9 @@ fn assert_verdicts(lab: &mut Lab, expected: &[(Probe, ProbeVerdict)]) {
     assert!(differing.is_empty(), "{}", differing.join("\n"));
 }
 
-fn netns_of(description: &Description, pod: &str) -> String {
-    let endpoint = description.endpoints.iter().find(|e| e.pod == pod).expect("the pod");
-    endpoint.netns.clone()
-}
-
 fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip runs");
     assert!(output.status.success(), "ip {arguments}: {output:?}");
-}
-
-/// Everything of a lab that can be left: namespaces, state, pins, processes in its namespaces.
-fn remains(name: &str) -> Vec<String> {
-    let mut remains = Vec::new();
-    for directory in ["/run/netns", "/run/sluice/labs", BPFFS] {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().contains(name) {
-                remains.push(entry.path().display().to_string());
-            }
-        }
-    }
-    for entry in fs::read_dir("/proc").expect("processes").flatten() {
-        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
-        if arguments.contains(name) {
-            remains.push(format!("process {}: {arguments}", entry.file_name().display()));
-        }
-    }
-    remains
-}
-
-fn wait_until_nothing_remains(name: &str) {
-    let begin = Instant::now();
-    loop {
-        let left = remains(name);
-        if left.is_empty() {
-            return;
-        }
-        assert!(begin.elapsed() < PATIENCE, "left behind:\n{}", left.join("\n"));
-        thread::sleep(Duration::from_millis(50));
-    }
 }
 
 fn links_of_the_machine() -> BTreeSet<String> {
@@ -320,192 +237,4 @@ fn a_matrix_of_nine_pods_on_two_ports_and_three_protocols_agrees_with_its_polici
     assert_verdicts(&mut lab, &expected);
     println!("up in {up:?}; {} probes in {:?}", expected.len(), begin.elapsed());
     lab.down().expect("down");
-}
-
-/// A lab in a process of its own.
-struct LabProcess {
-    name: String,
-    child: Child,
-    description: Description,
-    _manifests: tempfile::TempDir,
-}
-
-fn manifests_directory() -> (tempfile::TempDir, PathBuf) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("all.yaml");
-    fs::write(&file, [THREE_PODS, POLICIES].concat()).expect("written");
-    (directory, file)
-}
-
-fn start(name: &str) -> LabProcess {
-    need_root();
-    let name = unique(name);
-    let (directory, file) = manifests_directory();
-    let mut child = Command::new(SLUICE)
-        .args(["lab", "up", "--name", &name, "-o", "json"])
-        .arg(&file)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("sluice runs");
-    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
-    let mut text = String::new();
-    // The output ends with the closing brace, but the process goes on.
-    for line in &mut lines {
-        let line = line.expect("a line");
-        text += &line;
-        if line == "}" {
-            break;
-        }
-    }
-    let description = serde_json::from_str(&text).expect("a description");
-    LabProcess { name, child, description, _manifests: directory }
-}
-
-impl LabProcess {
-    fn signal(&mut self, signal: Signal) -> std::process::ExitStatus {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("signalled");
-        self.child.wait().expect("ended")
-    }
-}
-
-impl Drop for LabProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn sluice(arguments: &[&str]) -> Output {
-    Command::new(SLUICE).args(arguments).output().expect("sluice runs")
-}
-
-#[test]
-fn nothing_is_left_of_a_lab_that_is_killed() {
-    let mut lab = start("killed");
-    assert!(Path::new("/run/netns").join(netns_of(&lab.description, "x/a")).exists());
-    assert!(lab.description.pins.exists());
-    let agents: Vec<u32> = lab.description.nodes.iter().filter_map(|node| node.agent_pid).collect();
-    assert_eq!(agents.len(), 2);
-    lab.signal(Signal::SIGKILL);
-    wait_until_nothing_remains(&lab.name);
-    for agent in agents {
-        // One that has ended and that init has not noticed yet has no program any more.
-        let program = fs::read_link(format!("/proc/{agent}/exe"));
-        assert!(program.is_err(), "agent {agent} is left: {program:?}");
-    }
-}
-
-#[test]
-fn nothing_is_left_of_a_lab_that_is_interrupted() {
-    let mut lab = start("interrupted");
-    let status = lab.signal(Signal::SIGINT);
-    assert_eq!(remains(&lab.name), Vec::<String>::new());
-    assert!(status.success(), "{status}");
-}
-
-#[test]
-fn what_is_left_when_the_reaper_is_killed_too_goes_with_the_next_command() {
-    let mut lab = start("reaper");
-    let reaper = remains(&lab.name)
-        .iter()
-        .find_map(|line| {
-            let pid = line.strip_prefix("process ")?;
-            line.contains(" lab reap ").then(|| pid.split(':').next())?
-        })
-        .and_then(|pid| pid.parse().ok())
-        .expect("the reaper runs");
-    kill(Pid::from_raw(reaper), Signal::SIGKILL).expect("killed");
-    lab.signal(Signal::SIGKILL);
-    assert_ne!(remains(&lab.name), Vec::<String>::new());
-    let listed = sluice(&["lab", "list"]);
-    assert!(listed.status.success(), "{listed:?}");
-    wait_until_nothing_remains(&lab.name);
-}
-
-#[test]
-fn a_detached_lab_can_be_listed_entered_and_taken_down() {
-    need_root();
-    let name = unique("detached");
-    let (_directory, file) = manifests_directory();
-    let file = file.to_str().expect("a path");
-    let up = sluice(&["lab", "up", file, "--name", &name, "--detach", "-o", "json"]);
-    assert!(up.status.success(), "{up:?}");
-    let description: Description = serde_json::from_slice(&up.stdout).expect("a description");
-    assert_eq!((description.lab.as_str(), description.endpoints.len()), (name.as_str(), 3));
-
-    let again = sluice(&["lab", "up", file, "--name", &name, "--detach"]);
-    assert_eq!(again.status.code(), Some(2), "{again:?}");
-    assert!(String::from_utf8_lossy(&again.stderr).contains("is up"), "{again:?}");
-
-    let listed = sluice(&["lab", "list", "-o", "json"]);
-    let listed: Vec<Description> = serde_json::from_slice(&listed.stdout).expect("a list");
-    assert!(listed.contains(&description));
-
-    let address = description.endpoints[0].addresses[0].to_string();
-    let exec = ["lab", "exec", "--name", &name, "x/a", "--", "ip", "-o", "addr", "show", "eth0"];
-    let output = sluice(&exec);
-    assert!(String::from_utf8_lossy(&output.stdout).contains(&address), "{output:?}");
-    let nobody = sluice(&["lab", "exec", "--name", &name, "x/z", "--", "true"]);
-    assert_eq!(nobody.status.code(), Some(2), "{nobody:?}");
-
-    assert!(sluice(&["lab", "down", &name]).status.success());
-    assert_eq!(remains(&name), Vec::<String>::new());
-    assert!(sluice(&["lab", "down", &name]).status.success(), "down is down");
-}
-
-#[test]
-fn bad_manifests_and_bad_names_are_bad_usage_and_leave_nothing() {
-    need_root();
-    let (directory, file) = manifests_directory();
-    let bad = directory.path().join("bad.yaml");
-    fs::write(&bad, "{apiVersion: v1, kind: Pod, metadata: {name: A B}}").expect("written");
-    let name = unique("bad");
-    let bad = bad.to_str().expect("a path");
-    let output = sluice(&["lab", "up", bad, "--name", &name, "--detach"]);
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("bad.yaml"), "{output:?}");
-    assert_eq!(remains(&name), Vec::<String>::new());
-    let file = file.to_str().expect("a path");
-    let output = sluice(&["lab", "up", file, "--name", "../up", "--detach"]);
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-}
-
-#[test]
-fn a_watched_lab_follows_its_manifests() {
-    need_root();
-    let name = unique("watch");
-    let (_directory, file) = manifests_directory();
-    let mut child = Command::new(SLUICE)
-        .args(["lab", "up", "--watch", "--name", &name])
-        .arg(&file)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("sluice runs");
-    let errors = BufReader::new(child.stderr.take().expect("its errors"));
-    let state = Path::new("/run/sluice/labs").join(&name).join("lab.json");
-    let begin = Instant::now();
-    let endpoints = || {
-        let mut text = String::new();
-        fs::File::open(&state).ok()?.read_to_string(&mut text).ok()?;
-        let notes: serde_json::Value = serde_json::from_str(&text).ok()?;
-        Some(notes["description"]["endpoints"].as_array()?.len())
-    };
-    while endpoints() != Some(3) {
-        assert!(begin.elapsed() < PATIENCE, "the lab does not come up");
-        thread::sleep(Duration::from_millis(50));
-    }
-    let fewer =
-        THREE_PODS.replacen("kind: Pod, metadata: {name: a,", "kind: Pod, metadata: {name: aa,", 1);
-    let more = THREE_PODS.split("---").nth(2).expect("a pod");
-    fs::write(&file, format!("{fewer}\n---\n{more}")).expect("written");
-    while endpoints() != Some(4) {
-        assert!(begin.elapsed() < PATIENCE, "the lab does not follow");
-        thread::sleep(Duration::from_millis(50));
-    }
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).expect("signalled");
-    assert!(child.wait().expect("ended").success());
-    let said: Vec<String> = errors.lines().map_while(Result::ok).collect();
-    assert!(said.iter().any(|line| line.contains("follows")), "{said:?}");
-    assert_eq!(remains(&name), Vec::<String>::new());
 }

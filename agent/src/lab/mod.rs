@@ -15,6 +15,7 @@ mod description;
 mod manage;
 mod netns;
 mod node;
+mod options;
 mod probe;
 mod reaper;
 mod respond;
@@ -29,12 +30,13 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use sluice_policy::model::Protocol;
 
 use self::node::{NodeAgent, NodeFiles};
+use self::options::check_machine;
 use self::probe::Prober;
 use self::reaper::Reaper;
 use self::respond::Port;
@@ -48,59 +50,12 @@ pub use self::description::{
     Description, EndpointDescription, ExternalDescription, NodeDescription,
 };
 pub use self::manage::{down, enter, list};
+pub use self::options::{LabError, LabOptions};
 pub use self::reaper::reap;
 pub use self::topology::OUTSIDE_HOST;
 
 /// Where BPF file systems are mounted by custom.
 pub const BPFFS: &str = "/sys/fs/bpf";
-
-/// Why there is no lab.
-#[derive(Debug, thiserror::Error)]
-pub enum LabError {
-    /// Not a name for a lab.
-    #[error(
-        "{0:?} is no name for a lab: 1 to 32 lower-case letters, digits and dashes, no dash first"
-    )]
-    Name(String),
-    /// The name is taken.
-    #[error("a lab named {0} is up; take it down with `sluice lab down {0}`, or choose a --name")]
-    InUse(String),
-    /// There is none of this name.
-    #[error("there is no lab named {0}; `sluice lab list` lists them")]
-    Missing(String),
-    /// The pod is not in it.
-    #[error("{pod} is not in the lab {lab}; it has {known}")]
-    NoPod {
-        /// The lab.
-        lab: String,
-        /// What was asked for.
-        pod: String,
-        /// What there is.
-        known: String,
-    },
-    /// The lab is built, but an agent does not enforce everything.
-    #[error("{0}")]
-    NotEnforced(String),
-    /// This machine cannot do it.
-    #[error("{0}")]
-    Machine(String),
-    /// Something failed.
-    #[error(transparent)]
-    Failed(#[from] anyhow::Error),
-}
-
-/// What makes a lab.
-#[derive(Clone, Debug)]
-pub struct LabOptions {
-    /// Its name, a part of the names of everything that it has.
-    pub name: String,
-    /// The binary `sluice`, run as agents and as reaper.
-    pub sluice: PathBuf,
-    /// A BPF file system, for the agents' pins.
-    pub bpffs: PathBuf,
-    /// Run agents. Without, nothing is enforced.
-    pub agents: bool,
-}
 
 /// A running lab. It is taken down when this value is dropped or its process ends, however it ends.
 #[derive(Debug)]
@@ -372,17 +327,4 @@ fn declared_ports(cluster: &Cluster, place: &Place) -> BTreeSet<Port> {
             (protocol, *port)
         })
         .collect()
-}
-
-/// What a lab cannot do without.
-fn check_machine(options: &LabOptions) -> Result<(), LabError> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(LabError::Machine("a lab needs root: run it with sudo".into()));
-    }
-    if options.agents && !Path::new("/sys/kernel/btf/vmlinux").exists() {
-        let message = "this kernel has no BTF (/sys/kernel/btf/vmlinux): a lab needs a kernel built \
-                       with CONFIG_DEBUG_INFO_BTF=y";
-        return Err(LabError::Machine(message.into()));
-    }
-    Ok(())
 }
