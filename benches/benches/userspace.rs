@@ -85,7 +85,7 @@ fn one_pod(c: &mut Criterion) {
                 || {
                     is_relabelled = !is_relabelled;
                     // From application 2 (front) to 3 (back): its class changes.
-                    let (name, pod) = cluster_pod(502, is_relabelled);
+                    let (name, pod) = cluster_pod(552, is_relabelled);
                     Change::Pod(name, Some(pod))
                 },
                 |change| enforce(&mut compiler, &mut kernel, change),

@@ -91,7 +91,7 @@ pub fn local_address(number: u32) -> IpAddr {
 }
 
 /// A cluster of `pods` pods in namespaces of 100, dual-stack, ten applications each, with everyday
-/// labels; `local` of them run on this node. Each namespace has a default-deny, one policy among its
+/// labels; `local` of them run on this node, ten of each of the first namespaces. Each namespace has a default-deny, one policy among its
 /// applications, one for the monitoring namespace and one for the world outside.
 pub fn cluster(pods: u32, local: u32) -> World {
     let mut world = World::default();
@@ -103,8 +103,7 @@ pub fn cluster(pods: u32, local: u32) -> World {
         }
         let (name, pod) = cluster_pod(number, false);
         world.pods.insert(name.clone(), pod);
-        // Spread over the namespaces, as a scheduler would.
-        if number < local * 100 && number % 100 == 0 || pods < local * 100 && number < local {
+        if number % 100 < 10 && world.endpoints.len() < local as usize {
             let slot = u32::try_from(world.endpoints.len()).unwrap_or(u32::MAX) + 1;
             world.endpoints.insert(name, LocalEndpoint { slot, epoch: slot, flags: 0 });
         }

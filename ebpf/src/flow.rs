@@ -1,6 +1,6 @@
 //! The flow table.
 
-use core::ptr;
+use core::mem::offset_of;
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_jiffies64;
@@ -44,24 +44,23 @@ impl Place {
     /// Writes what has changed; nothing where nothing has, as for most packets.
     #[inline(always)]
     pub(crate) fn set(&self, next: &Flow) {
+        /// Of `generation` and the `state` right behind it, in words of 8 bytes.
+        const WORD: usize = offset_of!(Flow, generation) / 8;
         let before = &self.flow;
+        // SAFETY: as in `find`.
+        let element = unsafe { &mut *self.element };
         if next.last_seen != before.last_seen {
-            // SAFETY: as in `find`.
-            unsafe { (&raw mut (*self.element).last_seen).write(next.last_seen) };
+            element.last_seen = next.last_seen;
         }
         if next.flags != before.flags {
-            // SAFETY: as in `find`.
-            unsafe { (&raw mut (*self.element).flags).write(next.flags) };
+            element.flags = next.flags;
         }
         if next.state != before.state || next.generation != before.generation {
-            // SAFETY: as in `find`.
-            unsafe { (&raw mut (*self.element).rule).write(next.rule) };
-            let word = word(next.generation, next.state);
-            // SAFETY: `generation` is at offset 8 with `state` right behind it (asserted beside the
-            // type), so this is one aligned word of the element.
-            unsafe {
-                ptr::write_volatile((&raw mut (*self.element).generation).cast::<u64>(), word);
-            }
+            element.rule = next.rule;
+            let place = self.element.cast::<u64>().wrapping_add(WORD);
+            // SAFETY: an aligned word of the element: the two fields are neighbours at offset 8
+            // (asserted beside the type).
+            unsafe { place.write_volatile(word(next.generation, next.state)) };
         }
     }
 }

@@ -4,10 +4,10 @@
 //! its tc egress hook (packets to the pod), `sluice_egress` at its tc ingress hook (packets from the
 //! pod). Everything that differs between pods is in the tables.
 //!
-//! * [`path`]: the checks that a packet goes through;
-//! * [`packet`]: reading it; [`policy`], [`flow`]: the tables it is judged by;
-//! * [`observe`]: counters, records, trace;
-//! * [`maps`]: all tables.
+//! * `path`: the checks that a packet goes through;
+//! * `packet`: reading it; `policy`, `flow`: the tables it is judged by;
+//! * `observe`: counters, records, trace;
+//! * `maps`: all tables.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(not(target_arch = "bpf"))]
@@ -40,7 +40,7 @@ mod programs {
 
     /// The packet goes on to the CNI's own programs.
     const PASS: i32 = TC_ACT_UNSPEC;
-    const DROP: i32 = TC_ACT_SHOT as i32;
+    const DROP: i32 = TC_ACT_SHOT;
 
     /// Packets to the pod.
     #[classifier]

@@ -3,7 +3,7 @@
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::info;
-use sluice_common::abi::{Counter, Direction, Event, RuleId, counter_index};
+use sluice_common::abi::{Counter, Direction, Event, RuleId, SLOT_NONE, counter_index};
 use sluice_common::flow::Clock;
 use sluice_common::parse::Bytes as _;
 use sluice_common::reason::Reason;
@@ -94,7 +94,12 @@ fn take_from_budget(slot: u32, rate: u32, clock: Clock) -> bool {
 /// Logs a packet of the slot that is traced.
 #[inline(always)]
 pub(crate) fn trace(scene: &Scene, skb: &Skb, direction: Direction, reason: Reason) {
-    if TRACE_SLOT.load() != scene.slot {
+    let traced = TRACE_SLOT.load();
+    // Asked by itself, so that the verifier can answer it.
+    if traced == SLOT_NONE {
+        return;
+    }
+    if traced != scene.slot {
         return;
     }
     let source = core::net::Ipv6Addr::from(scene.packet.source.octets());

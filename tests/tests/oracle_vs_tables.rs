@@ -1,5 +1,5 @@
 //! The compiled tables answer as the oracle does: on random worlds, compiled from nothing, and on the
-//! same worlds after random changes that the compiler took in one by one batch.
+//! same worlds after random changes that the compiler took in as one batch.
 //!
 //! `SLUICE_PAIRS` is the number of (world, question) pairs, 100,000 where unset; `SLUICE_SEED` the
 //! first world's seed, 0 where unset. A failure prints the smallest case that still fails.
@@ -9,7 +9,7 @@ use std::time::Instant;
 use sluice_policy::answer::answer;
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::{Compiler, compile};
-use sluice_policy::model::{Question, World};
+use sluice_policy::model::{Answer, Change, World};
 use sluice_policy::oracle::judge;
 use sluice_tests::case::{Case, shrink};
 use sluice_tests::random;
@@ -62,7 +62,7 @@ fn ask_all(
     seed: u64,
     world: &World,
     compiler: &Compiler,
-    origin: impl Fn() -> (World, Vec<sluice_policy::model::Change>),
+    origin: impl Fn() -> (World, Vec<Change>),
 ) -> u64 {
     let questions = random::questions(world, seed, QUESTIONS);
     for question in &questions {
@@ -90,9 +90,8 @@ fn disagrees(case: &Case) -> bool {
     }
 }
 
-fn answers(case: &Case) -> (sluice_policy::model::Answer, sluice_policy::model::Answer) {
+fn answers(case: &Case) -> (Answer, Answer) {
     let mut compiler = compile(&case.world, Capacity::default());
     compiler.apply(case.changes.clone());
-    let question: &Question = &case.question;
-    (judge(&case.result(), question), answer(&compiler, question))
+    (judge(&case.result(), &case.question), answer(&compiler, &case.question))
 }

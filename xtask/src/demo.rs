@@ -105,13 +105,10 @@ impl Demo {
         let question = ["--from", "shop/frontend-0", "--to", "shop/db-0", "--port", "5432"];
         self.sluice(&["explain"]).arg(&self.manifests).args(question).run()?;
 
-        say("The drop was counted, with its reason; and this is the kernel's own view of the pod:");
-        self.sluice(&["inspect", "shop/frontend-0", "--bpffs"])
-            .arg(self.pins()?)
-            .by_root()
-            .run()?;
-        say("All pods of the node:");
-        self.sluice(&["status", "--bpffs"]).arg(self.pins()?).by_root().run()
+        say("What the agent enforces, and what it has dropped and why:");
+        self.sluice(&["status"]).args(self.node()?).by_root().run()?;
+        say("And the kernel tables' own view of the frontend:");
+        self.sluice(&["inspect", "shop/frontend-0"]).args(self.node()?).by_root().run()
     }
 
     fn keep(&mut self) {
@@ -128,8 +125,8 @@ impl Demo {
 
     fn matrix(&self) -> anyhow::Result<()> {
         let ports = PORTS.iter().flat_map(|port| ["--port", port]);
-        let matrix = self.sluice(&["matrix", "--engine", "lab"]).arg(&self.manifests);
-        matrix.args(ports).by_root().run()
+        let matrix = self.sluice(&["matrix", "--engine", "lab", "--protocol", "TCP"]);
+        matrix.args(ports).arg(&self.manifests).by_root().run()
     }
 
     fn copy(&self, name: &str) -> anyhow::Result<()> {
@@ -168,10 +165,13 @@ impl Demo {
             .with_context(|| format!("the lab has no pod {pod} with an address"))
     }
 
-    /// Where the agent of the only node keeps its pins.
-    fn pins(&self) -> anyhow::Result<PathBuf> {
-        let pins = self.lab["pins"].as_str().context("the lab has no pins")?;
-        Ok(Path::new(pins).join("node-1"))
+    /// The options by which `sluice` finds the only node's agent and its pins.
+    fn node(&self) -> anyhow::Result<[&str; 4]> {
+        let node = &self.lab["nodes"][0];
+        let path = |field: &str| {
+            node[field].as_str().with_context(|| format!("the lab's node has no {field}"))
+        };
+        Ok(["--bpffs", path("bpffs")?, "--state-dir", path("state_dir")?])
     }
 }
 

@@ -27,13 +27,27 @@ Usage: cargo xtask fuzz [TARGET]... [--seconds N]
 Runs each target for N seconds (60 where omitted), one after the other; stops at the first crash and
 says where its input is. `fuzz/README.md` says what to do with it.
 
-Targets: cidr
+Targets: packet, manifest, cidr
 
 Options:
   --seconds N   how long each target runs";
 
-/// Every fuzz target: `fuzz/targets/<name>.rs`.
-pub(crate) const TARGETS: &[&str] = &["cidr"];
+/// A fuzz target, `fuzz/targets/<name>.rs`.
+pub(crate) struct Target {
+    name: &'static str,
+    /// The folders with what it begins from, and with what once crashed it.
+    inputs: &'static [&'static str],
+}
+
+/// Every fuzz target.
+pub(crate) const TARGETS: &[Target] = &[
+    Target { name: "packet", inputs: &["fuzz/inputs/packet"] },
+    Target {
+        name: "manifest",
+        inputs: &["fuzz/inputs/manifest", "tests/cases", "deploy/examples"],
+    },
+    Target { name: "cidr", inputs: &["fuzz/inputs/cidr"] },
+];
 
 const SECONDS_DEFAULT: u32 = 60;
 
@@ -57,19 +71,25 @@ pub(crate) fn main(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
         match argument {
             Arg::Long("seconds") => seconds = arguments.value()?.parse()?,
             Arg::Value(name) => {
-                let known = TARGETS.iter().find(|target| name == **target);
-                let unknown = || format!("no target `{}`; there are {TARGETS:?}", name.display());
-                targets.push(*known.with_context(unknown)?);
+                let known = TARGETS.iter().find(|target| name == target.name);
+                let unknown = || format!("there is no target `{}`", name.display());
+                targets.push(known.with_context(unknown)?);
             }
             other => return Err(other.unexpected().into()),
         }
     }
     setup::ensure(Purpose::Build)?;
-    run(if targets.is_empty() { TARGETS } else { &targets }, seconds)
+    if targets.is_empty() {
+        targets.extend(TARGETS);
+    }
+    run(targets, seconds)
 }
 
 /// Builds all targets and runs the given ones.
-pub(crate) fn run(targets: &[&str], seconds: u32) -> anyhow::Result<()> {
+pub(crate) fn run(
+    targets: impl IntoIterator<Item = &'static Target>,
+    seconds: u32,
+) -> anyhow::Result<()> {
     let wrapper = env::current_exe().context("cannot tell where xtask itself is")?;
     cargo("build")
         .env("RUSTC_WORKSPACE_WRAPPER", wrapper)
@@ -77,25 +97,24 @@ pub(crate) fn run(targets: &[&str], seconds: u32) -> anyhow::Result<()> {
         .args(["--locked", "--package", "sluice-fuzz", "--bins"])
         .run()?;
     let build = workspace::target_dir()?;
-    targets.iter().try_for_each(|target| run_target(target, seconds, &build))
+    targets.into_iter().try_for_each(|target| run_target(target, seconds, &build))
 }
 
-fn run_target(target: &str, seconds: u32, build: &Path) -> anyhow::Result<()> {
+fn run_target(target: &Target, seconds: u32, build: &Path) -> anyhow::Result<()> {
+    let name = target.name;
     // New inputs go to the first folder, which is not kept in the tree; the others are read only.
-    let found = build.join("fuzz").join(target);
-    let crashes = build.join("fuzz-crashes").join(target);
+    let found = build.join("fuzz").join(name);
+    let crashes = build.join("fuzz-crashes").join(name);
     fs::create_dir_all(&found).with_context(|| found.display().to_string())?;
     fs::create_dir_all(&crashes).with_context(|| crashes.display().to_string())?;
-    let kept = workspace::root().join("fuzz/inputs").join(target);
-    let mut run = program(build.join("debug").join(format!("fuzz-{target}")))
+    program(build.join("debug").join(format!("fuzz-{name}")))
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", crashes.display()))
-        .args(["-timeout=10", "-verbosity=0", "-print_final_stats=1"])
-        .arg(found);
-    if kept.is_dir() {
-        run = run.arg(kept);
-    }
-    run.run().with_context(|| format!("{target}: the input is in {}", crashes.display()))
+        .args(["-timeout=10", "-verbosity=0", "-print_funcs=0", "-print_final_stats=1"])
+        .arg(found)
+        .args(target.inputs)
+        .run()
+        .with_context(|| format!("{name}: the input is in {}", crashes.display()))
 }
 
 /// Does rustc's work where cargo called xtask as the wrapper of rustc: `xtask RUSTC ARGUMENT...`.

@@ -1,6 +1,6 @@
 //! Peer classes: sets of predicates that hold together for some address.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sluice_common::abi::{ClassId, UNCLASSIFIED};
 
@@ -46,7 +46,8 @@ impl Class {
 #[derive(Debug)]
 pub(crate) struct Classes {
     classes: Arena<ClassIndex, Class>,
-    by_predicates: BTreeMap<Vec<PredicateId>, ClassIndex>,
+    /// Never iterated: no order of its own reaches an output.
+    by_predicates: HashMap<Vec<PredicateId>, ClassIndex>,
     /// Classes whose use by pods or sets may have begun or ended in this change.
     pub(crate) moved: BTreeSet<ClassIndex>,
 }
@@ -59,7 +60,7 @@ impl Default for Classes {
         debug_assert_eq!(index, ClassIndex::NONE);
         Self {
             classes,
-            by_predicates: BTreeMap::from([(Vec::new(), index)]),
+            by_predicates: HashMap::from([(Vec::new(), index)]),
             moved: BTreeSet::new(),
         }
     }

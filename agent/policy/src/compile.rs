@@ -281,7 +281,7 @@ impl Compiler {
     fn shortage(&self) -> Option<(SetIndex, Shortage)> {
         let open = || self.sets.iter().filter(|(_, set)| set.is_open());
         let cidrs = open().map(|(_, set)| set.cidrs).sum();
-        let decisions = open().flat_map(|(_, set)| set.decisions.values()).sum();
+        let decisions = open().map(|(_, set)| set.entries).sum();
         let usage = [
             (Table::Peers, self.peers.len(), self.capacity.peers),
             (Table::Cidrs, cidrs, self.capacity.cidrs),
@@ -300,7 +300,7 @@ impl Compiler {
         let set = self.sets.get(index);
         match table {
             Table::Cidrs => set.cidrs,
-            Table::Decisions => set.decisions.values().sum(),
+            Table::Decisions => set.entries,
             Table::Rules => set.program.len(),
             Table::Peers => {
                 let classes = self.pod_classes_of(index);

@@ -1,5 +1,6 @@
 //! Writing what settled into the tables: old numbers out, new numbers given, entries in.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
@@ -261,16 +262,23 @@ fn put<K: Ord + Copy, V: PartialEq>(
     value: Option<V>,
     touched: &mut BTreeSet<K>,
 ) {
-    if table.get(&key) == value.as_ref() {
-        return;
-    }
-    touched.insert(key);
-    match value {
-        Some(value) => {
-            table.insert(key, value);
+    let changed = match (table.entry(key), value) {
+        (Entry::Occupied(entry), None) => {
+            entry.remove();
+            true
         }
-        None => {
-            table.remove(&key);
+        (Entry::Occupied(mut entry), Some(value)) => {
+            let changed = *entry.get() != value;
+            entry.insert(value);
+            changed
         }
+        (Entry::Vacant(_), None) => false,
+        (Entry::Vacant(entry), Some(value)) => {
+            entry.insert(value);
+            true
+        }
+    };
+    if changed {
+        touched.insert(key);
     }
 }

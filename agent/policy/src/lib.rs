@@ -3,7 +3,9 @@
 //! No I/O, no clock, no logging, no `unsafe`; it knows nothing of Kubernetes' API types or of BPF.
 //!
 //! ```text
-//! World (model) ── Compiler (classes, sets, ports, cidr) ──► Tables ── diff ──► Op… ──► kernel
+//! World (model) ── Compiler ──► Tables ── diff ──► Op… ──► kernel
+//!    │    compile: what changed; settle: what follows; emit: into the tables, with numbers
+//!    │    sets ─ rules ─ predicates ─ classes, over selector, cidr, ports, program
 //!    └── oracle, explain: the same questions, answered straight from the specification
 //! ```
 #![forbid(unsafe_code)]

@@ -28,11 +28,6 @@ impl Owners {
         self.first.get(address).map(|claim| &*claim.pod)
     }
 
-    /// All addresses that a pod has.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = (&Address, &PodName)> {
-        self.first.iter().map(|(address, claim)| (address, &*claim.pod))
-    }
-
     pub(crate) fn claim(&mut self, address: Address, claim: Claim) {
         let Some(first) = self.first.get_mut(&address) else {
             self.first.insert(address, claim);

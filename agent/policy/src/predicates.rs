@@ -6,7 +6,7 @@
 //!   or less is then one entry of `cidrs` more or less, and a rule of a thousand blocks is one class.
 //! * A port name that egress rules use is a predicate per number that pods give it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use sluice_common::abi::Address;
@@ -63,7 +63,7 @@ pub(crate) struct PredicateChanges {
     pub(crate) new_selectors: SelectorIndex<PredicateId>,
     pub(crate) has_new_selectors: bool,
     pub(crate) new_ports: BTreeSet<PortName>,
-    pub(crate) changed_blocks: BTreeSet<Prefix<Address>>,
+    pub(crate) changed_blocks: Vec<Prefix<Address>>,
     /// Predicates that nothing uses any more, if that is still so at the end.
     unused: BTreeSet<PredicateId>,
     unused_ports: BTreeSet<PortName>,
@@ -73,8 +73,9 @@ pub(crate) struct PredicateChanges {
 #[derive(Debug, Default)]
 pub(crate) struct Predicates {
     entries: Arena<PredicateId, Entry>,
-    by_selector: BTreeMap<Arc<PodSelector>, PredicateId>,
-    by_block: BTreeMap<Arc<Block>, PredicateId>,
+    // Never iterated: no order of theirs reaches an output.
+    by_selector: HashMap<Arc<PodSelector>, PredicateId>,
+    by_block: HashMap<Arc<Block>, PredicateId>,
     by_rule: BTreeMap<RuleName, PredicateId>,
     ports: BTreeMap<PortName, PortReference>,
     selectors: SelectorIndex<PredicateId>,
@@ -181,7 +182,7 @@ impl Predicates {
     /// The addresses of the block satisfy the predicate.
     fn file_block(&mut self, block: &Arc<Block>, id: PredicateId) {
         let Some(prefix) = cidr::prefix(block.cidr()) else { return };
-        self.changes.changed_blocks.insert(prefix);
+        self.changes.changed_blocks.push(prefix);
         let filed = self.blocks.entry((prefix, id)).or_insert_with(|| {
             *self.lengths.entry(prefix.bits).or_default() += 1;
             Vec::with_capacity(1)
@@ -192,7 +193,7 @@ impl Predicates {
     /// They do so no more, as far as this block goes.
     fn unfile_block(&mut self, block: &Block, id: PredicateId) {
         let Some(prefix) = cidr::prefix(block.cidr()) else { return };
-        self.changes.changed_blocks.insert(prefix);
+        self.changes.changed_blocks.push(prefix);
         let Some(filed) = self.blocks.get_mut(&(prefix, id)) else { return };
         if let Some(place) = filed.iter().position(|b| **b == *block) {
             filed.swap_remove(place);

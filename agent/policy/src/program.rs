@@ -1,6 +1,6 @@
 //! A policy set as a program: its rules in evaluation order, and what they say to a class.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_common::abi::{RULE_DEFAULT, RuleId, Verdict};
 
@@ -78,6 +78,13 @@ impl Program {
                 }
             }
         }
+    }
+
+    /// The predicates that other rules ask for than in `before`, a program of the same shapes.
+    pub(crate) fn changed_predicates(&self, before: &Self) -> BTreeSet<PredicateId> {
+        let all = self.by_predicate.keys().chain(before.by_predicate.keys());
+        let differs = |id: &&PredicateId| self.by_predicate.get(id) != before.by_predicate.get(id);
+        all.filter(differs).copied().collect()
     }
 
     /// Number of rules, and of steps that are none.

@@ -29,7 +29,7 @@ pub(crate) struct CompiledRule {
 }
 
 /// A rule's ports, by protocol.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum RulePorts {
     Any,
     Of { numbers: [Spans; Protocol::ALL.len()], names: Vec<PortName> },
@@ -105,6 +105,9 @@ pub(crate) struct RuleList {
     pub(crate) numbers: Vec<RuleId>,
     /// The sets that contain it.
     pub(crate) sets: BTreeSet<SetIndex>,
+    /// Changes with everything but peers, and is no other list's: while it stays, the same ranks
+    /// decide the same ports for every class whose matching peers stay.
+    pub(crate) shape: u64,
 }
 
 impl RuleList {
@@ -119,7 +122,17 @@ impl RuleList {
             ports: BTreeSet::new(),
             numbers: Vec::new(),
             sets: BTreeSet::new(),
+            shape: 0,
         }
+    }
+
+    fn has_shape_of(&self, other: &Self) -> bool {
+        let same = |(a, b): (&CompiledRule, &CompiledRule)| {
+            a.action == b.action && a.ports == b.ports && a.peers.is_some() == b.peers.is_some()
+        };
+        self.tier == other.tier
+            && self.rules.len() == other.rules.len()
+            && self.rules.iter().zip(&other.rules).all(same)
     }
 
     pub(crate) fn rule_name(&self, index: usize) -> RuleName {
@@ -136,6 +149,7 @@ pub(crate) struct Lists {
     pub(crate) unnumbered: BTreeSet<ListId>,
     /// Number of rules in force.
     pub(crate) rules: usize,
+    shapes: u64,
 }
 
 impl Lists {
@@ -226,7 +240,13 @@ impl Lists {
         self.rules -= old.rules.len();
         let sets = std::mem::take(&mut old.sets);
         let numbers = std::mem::take(&mut old.numbers);
-        *old = RuleList { sets, numbers, ..new };
+        let shape = if old.shape != 0 && new.has_shape_of(old) {
+            old.shape
+        } else {
+            self.shapes += 1;
+            self.shapes
+        };
+        *old = RuleList { sets, numbers, shape, ..new };
         self.unnumbered.insert(id);
     }
 

@@ -118,6 +118,17 @@ impl<T: Ord + Clone> SelectorIndex<T> {
         }
     }
 
+    /// False if no selector can select a pod of the subject's namespace, whatever its labels.
+    pub(crate) fn looks_into(&self, pod: &Subject<'_>) -> bool {
+        let has_value = |(key, value): (&String, &String)| {
+            self.labelled.get(key).is_some_and(|by_value| by_value.contains_key(value))
+        };
+        self.named.contains_key(pod.namespace)
+            || pod.namespace_labels.iter().any(has_value)
+            || !self.everywhere.labelled.is_empty()
+            || !self.everywhere.rest.is_empty()
+    }
+
     /// Visits, each once, a superset of the values whose selector selects the pod.
     pub(crate) fn candidates(&self, pod: &Subject<'_>, mut visit: impl FnMut(&T)) {
         if let Some(bucket) = self.named.get(pod.namespace) {

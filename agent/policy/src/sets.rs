@@ -42,6 +42,8 @@ pub(crate) struct Set {
     /// Empty while it is closed or unused.
     pub(crate) lists: Vec<ListId>,
     pub(crate) program: Program,
+    /// The lists' shapes when the program was made; see `RuleList::shape`.
+    pub(crate) shapes: Vec<u64>,
     /// Number of entries in `cidrs`.
     pub(crate) cidrs: usize,
     /// The classes that its blocks give to addresses.
@@ -50,6 +52,8 @@ pub(crate) struct Set {
     pub(crate) default: Vec<PortEntry>,
     /// Number of entries in `decisions`, by class; none for classes that are as the default.
     pub(crate) decisions: BTreeMap<ClassIndex, usize>,
+    /// Their sum.
+    pub(crate) entries: usize,
 }
 
 impl Set {
@@ -92,10 +96,12 @@ impl Sets {
             closed: None,
             lists: Vec::new(),
             program: Program::default(),
+            shapes: Vec::new(),
             cidrs: 0,
             cidr_classes: BTreeSet::new(),
             default: Vec::new(),
             decisions: BTreeMap::new(),
+            entries: 0,
         });
         self.by_key.insert(key, index);
         (index, true)

@@ -10,10 +10,9 @@ use crate::cidr;
 use crate::classes::ClassIndex;
 use crate::compile::Compiler;
 use crate::emit::Output;
-use crate::model::{Direction, NamedPort, PodName, PolicyName};
+use crate::model::{Direction, Labels, NamedPort, PodName, PolicyName};
 use crate::predicates::{PredicateChanges, PredicateId};
 use crate::program::Program;
-use crate::rules::ListId;
 use crate::selector::Subject;
 use crate::sets::{SetIndex, governing};
 use crate::tables::Prefix;
@@ -163,20 +162,29 @@ impl Compiler {
         output.unused_predicates.extend(unused);
     }
 
+    /// Finds the pods that a new selector can select or whose ports a new name names, and passes over
+    /// the namespaces in which there are none.
     fn find_newly_selected(&self, changes: &PredicateChanges, work: &mut Work) {
-        for (address, name) in self.owners.addresses() {
-            let Some(pod) = self.world.pods.get(name) else { continue };
-            let names_port =
-                |port: &NamedPort| changes.new_ports.contains(&(port.protocol, port.name.clone()));
-            let mut is_concerned =
-                !changes.new_ports.is_empty() && pod.ports.iter().any(names_port);
-            if !is_concerned {
-                let subject = Subject::new(&self.world, &name.namespace, &pod.labels);
-                changes.new_selectors.candidates(&subject, |_| is_concerned = true);
+        let names_port =
+            |port: &NamedPort| changes.new_ports.contains(&(port.protocol, port.name.clone()));
+        let mut rest = self.world.pods.range::<PodName, _>(..);
+        while let Some((first, _)) = rest.next() {
+            let namespace = &first.namespace;
+            let none = Labels::new();
+            let subject = Subject::new(&self.world, namespace, &none);
+            let after = PodName { namespace: format!("{namespace}\0"), name: String::new() };
+            if !changes.new_ports.is_empty() || changes.new_selectors.looks_into(&subject) {
+                for (_, pod) in self.world.pods.range(first..&after) {
+                    let subject = Subject { labels: &pod.labels, ..subject.clone() };
+                    let mut is_concerned = pod.ports.iter().any(names_port);
+                    changes.new_selectors.candidates(&subject, |_| is_concerned = true);
+                    if is_concerned {
+                        let addresses = pod.addresses.iter().map(|address| Address::from(*address));
+                        work.addresses.extend(addresses);
+                    }
+                }
             }
-            if is_concerned {
-                work.addresses.insert(*address);
-            }
+            rest = self.world.pods.range(after..);
         }
     }
 
@@ -226,18 +234,46 @@ impl Compiler {
         self.classes.moved.insert(index);
     }
 
-    /// Resolves a set's blocks and puts its rules in order again. Adds the classes that its decisions
-    /// are for, or were.
+    /// Resolves a set's blocks and puts its rules in order again. Adds the classes whose decisions
+    /// that can change.
     fn settle_set(
         &mut self,
         index: SetIndex,
         pairs: &mut BTreeSet<(SetIndex, ClassIndex)>,
         output: &mut Output,
     ) {
+        let mut concerned = self.settle_cidrs(index, output);
         let set = self.sets.get(index);
-        let lists: Vec<ListId> = set.lists.clone();
-        let program = Program::new(set.key.direction, &set.key.ports, &lists, &self.lists);
-        let blocks = lists.iter().flat_map(|list| &self.lists.get(*list).blocks);
+        let lists = &set.lists;
+        let program = Program::new(set.key.direction, &set.key.ports, lists, &self.lists);
+        let shapes: Vec<u64> = lists.iter().map(|list| self.lists.get(*list).shape).collect();
+        if shapes == set.shapes {
+            for predicate in program.changed_predicates(&set.program) {
+                let has = |class: &&ClassIndex| {
+                    self.classes.get(**class).predicates.binary_search(&predicate).is_ok()
+                };
+                concerned.extend(&self.predicates.get(predicate).classes);
+                concerned.extend(set.cidr_classes.iter().filter(has));
+            }
+        } else {
+            concerned.insert(ClassIndex::NONE);
+            concerned.extend(set.decisions.keys().chain(&set.cidr_classes));
+            concerned.extend(self.pod_classes_of(index));
+        }
+        let default = match lists[..] {
+            [] => Vec::new(),
+            _ => program.entries(self.classes.get(ClassIndex::NONE), &self.lists),
+        };
+        pairs.extend(concerned.into_iter().map(|class| (index, class)));
+        let set = self.sets.get_mut(index);
+        (set.program, set.shapes, set.default) = (program, shapes, default);
+    }
+
+    /// Resolves a set's blocks. Returns the classes that it gives to addresses and did not before, or
+    /// does no more.
+    fn settle_cidrs(&mut self, index: SetIndex, output: &mut Output) -> BTreeSet<ClassIndex> {
+        let lists = self.sets.get(index).lists.iter().map(|list| self.lists.get(*list));
+        let blocks = lists.flat_map(|list| &list.blocks);
         let resolved = cidr::resolve(blocks.map(|(predicate, block)| (&**block, *predicate)));
         let classes = &mut self.classes;
         let cidrs: Vec<(Prefix<Address>, ClassIndex)> = resolved
@@ -253,20 +289,13 @@ impl Compiler {
         for class in new.difference(&set.cidr_classes) {
             classes.get_mut(*class).sets.insert(index);
         }
-        classes.moved.extend(new.symmetric_difference(&set.cidr_classes));
+        let moved: BTreeSet<ClassIndex> =
+            new.symmetric_difference(&set.cidr_classes).copied().collect();
+        classes.moved.extend(&moved);
         set.cidrs = cidrs.len();
         set.cidr_classes = new;
-        set.program = program;
-        set.default = match set.lists[..] {
-            [] => Vec::new(),
-            _ => set.program.entries(classes.get(ClassIndex::NONE), &self.lists),
-        };
         output.cidrs.insert(index, cidrs);
-
-        let set = self.sets.get(index);
-        let concerned = set.decisions.keys().chain(&set.cidr_classes).chain([&ClassIndex::NONE]);
-        pairs.extend(concerned.map(|class| (index, *class)));
-        pairs.extend(self.pod_classes_of(index).into_iter().map(|class| (index, class)));
+        moved
     }
 
     /// The pods' classes that a set's rules ask about.
@@ -319,15 +348,16 @@ impl Compiler {
                 entries
             }
         };
-        let decisions = &mut self.sets.get_mut(index).decisions;
+        let set = self.sets.get_mut(index);
         let decided_in = &mut self.classes.get_mut(class).decided_in;
-        if entries.is_empty() {
-            decisions.remove(&class);
+        let before = if entries.is_empty() {
             decided_in.remove(&index);
+            set.decisions.remove(&class)
         } else {
-            decisions.insert(class, entries.len());
             decided_in.insert(index);
-        }
+            set.decisions.insert(class, entries.len())
+        };
+        set.entries = set.entries + entries.len() - before.unwrap_or_default();
         output.decisions.insert((index, class), entries);
     }
 }

@@ -331,6 +331,37 @@ fn one_block_more_in_a_list_is_one_entry_more() {
 }
 
 #[test]
+fn an_edited_list_of_blocks_reaches_the_pods_in_it() {
+    let with = |last: &str| {
+        let outside = block("192.0.2.0/24", &[]);
+        vec![
+            allow(from([Peer::Pods(app("b"))]), tcp(80, 80)),
+            allow(from([outside, block(last, &[])]), tcp(443, 443)),
+        ]
+    };
+    let lab = Lab::default().pod("a", &["10.0.0.1"]).pod("b", &["10.0.0.2"]);
+    let mut compiler = lab.ingress("p", "a", with("198.51.100.0/24")).compile();
+    for (last, expected) in [("10.0.0.2/32", true), ("10.0.0.3/32", false)] {
+        let lab = Lab::default().ingress("p", "a", with(last));
+        let policy = lab.world.policies[&policy_name("p")].clone();
+        compiler.apply([Change::Policy(policy_name("p"), Some(policy))]);
+        assert_eq!(may_enter(&compiler, "a", "10.0.0.2", TCP, 443), expected);
+        assert!(may_enter(&compiler, "a", "10.0.0.2", TCP, 80));
+    }
+}
+
+#[test]
+fn an_address_that_a_younger_pod_has_is_not_the_elders_own() {
+    let lab = Lab::default().pod("a", &["10.0.0.1"]).pod("b", &["10.0.0.1"]);
+    let lab = lab.ingress("p", "a", Vec::new()).ingress("q", "b", Vec::new());
+    let mut compiler = lab.compile();
+    assert!(!may_enter(&compiler, "a", "10.0.0.1", TCP, 80));
+    assert!(may_enter(&compiler, "b", "10.0.0.1", TCP, 80));
+    compiler.apply([Change::Pod(pod("b"), None)]);
+    assert!(may_enter(&compiler, "a", "10.0.0.1", TCP, 80));
+}
+
+#[test]
 fn a_hundred_replicas_share_one_set() {
     let mut lab = Lab::default();
     for n in 0..100 {

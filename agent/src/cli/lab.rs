@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
+use sluice_policy::model::Protocol;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::input::InputArguments;
@@ -28,7 +29,7 @@ const WATCH: Duration = Duration::from_millis(500);
 Examples:
   sluice lab up policies/ --watch          stays in the foreground; Ctrl-C takes it down
   sluice lab up policies/ --detach --name demo
-  sluice lab exec --name demo shop/web -- ping -c 1 10.244.0.2
+  sluice lab exec --name demo shop/web -- curl -m 1 http://10.244.0.2:8080
   sluice lab down demo
 
 All labs are made of network namespaces; nothing is made in the machine's own. `ip netns exec` enters
@@ -135,7 +136,9 @@ fn failure(error: LabError) -> Failure {
         LabError::Name(_) | LabError::InUse(_) | LabError::Missing(_) | LabError::NoPod { .. } => {
             Failure::usage(error)
         }
-        LabError::Machine(_) | LabError::Failed(_) => Failure::Cannot(error.into()),
+        LabError::NotEnforced(_) | LabError::Machine(_) | LabError::Failed(_) => {
+            Failure::Cannot(error.into())
+        }
     }
 }
 
@@ -152,7 +155,9 @@ fn up(arguments: &UpArguments) -> Result<(), Failure> {
     let mut lab = Lab::up(options, &cluster, &externals).map_err(failure)?;
     let description = lab.description();
     print(&match arguments.output {
-        LabOutput::Table => table(&description) + &hints(&description, arguments),
+        LabOutput::Table => {
+            table(&description) + &hints(&description, &cluster, arguments.background)
+        }
         LabOutput::Json => json(&description)?,
     })?;
     if arguments.background {
@@ -175,44 +180,58 @@ fn stay(
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(WATCH);
-        let mut complaint = String::new();
+        let mut complaint = None;
         loop {
             tokio::select! {
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
                 _ = hangup.recv() => return Ok(()),
                 _ = tick.tick(), if arguments.watch => {
-                    let now = follow(lab, arguments, &mut cluster, externals).err();
-                    let now = now.unwrap_or_default();
-                    if now != complaint && !now.is_empty() {
-                        eprintln!("sluice: {now}\nThe lab stays as it was.");
+                    let new = match read_again(arguments) {
+                        Ok(new) => {
+                            complaint = None;
+                            new
+                        }
+                        Err(reason) => {
+                            say_once(&mut complaint, format!("{reason}\nThe lab stays as it was."));
+                            continue;
+                        }
+                    };
+                    if new.objects != cluster.objects {
+                        follow(lab, &new, externals)?;
+                        cluster = new;
                     }
-                    complaint = now;
                 }
             }
         }
     })
 }
 
-/// Brings the lab to the manifests as they are now, or says why not.
-fn follow(
-    lab: &mut Lab,
-    arguments: &UpArguments,
-    cluster: &mut Cluster,
-    externals: &BTreeSet<IpAddr>,
-) -> Result<(), String> {
+/// The cluster as the manifests are now, or what is wrong with them.
+fn read_again(arguments: &UpArguments) -> Result<Cluster, String> {
     let read = || arguments.input.load_quietly()?.cluster();
-    let new = read().map_err(|failure| match failure {
+    read().map_err(|failure| match failure {
         Failure::Usage(reason) => reason,
         Failure::Cannot(error) => format!("{error:#}"),
         Failure::No => String::new(),
-    })?;
-    if new.objects == cluster.objects {
-        return Ok(());
+    })
+}
+
+/// Files that stay wrong are complained about once.
+fn say_once(said: &mut Option<String>, complaint: String) {
+    if said.as_ref() != Some(&complaint) {
+        eprintln!("sluice: {complaint}");
+        *said = Some(complaint);
     }
-    lab.change(&new, externals).map_err(|error| format!("{:#}", anyhow!(error)))?;
-    eprintln!("The lab follows the change of the manifests.");
-    *cluster = new;
+}
+
+/// Brings the lab to a changed cluster.
+fn follow(lab: &mut Lab, cluster: &Cluster, externals: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+    match lab.change(cluster, externals) {
+        Ok(()) => eprintln!("The lab follows the change of the manifests."),
+        Err(LabError::NotEnforced(reason)) => eprintln!("sluice: {reason}"),
+        Err(error) => return Err(error).context("the lab could not follow the manifests"),
+    }
     Ok(())
 }
 
@@ -321,27 +340,28 @@ fn table(lab: &Description) -> String {
 }
 
 /// What to try next.
-fn hints(lab: &Description, arguments: &UpArguments) -> String {
+fn hints(lab: &Description, cluster: &Cluster, background: bool) -> String {
     let mut hints = String::from("\nTry:\n");
     let name = &lab.lab;
-    if let [first, .., last] = lab.endpoints.as_slice()
-        && let Some(address) = last.addresses.first()
-    {
-        let _ = writeln!(
-            hints,
-            "  sluice lab exec --name {name} {} -- ping -c 1 -W 1 {address}",
-            first.pod
-        );
+    if let (Some(first), Some(to)) = (lab.endpoints.first(), something_that_listens(lab, cluster)) {
+        let connect = format!("timeout 1 bash -c ': < /dev/tcp/{}/{}' && echo open", to.0, to.1);
+        let _ = writeln!(hints, "  sluice lab exec --name {name} {} -- {connect}", first.pod);
     }
-    for node in lab.nodes.iter().take(1) {
-        let _ = writeln!(
-            hints,
-            "  sluice status --bpffs {} --state-dir {}",
-            node.bpffs.display(),
-            node.state_dir.display()
-        );
+    if let Some(node) = lab.nodes.first() {
+        let (bpffs, state_dir) = (node.bpffs.display(), node.state_dir.display());
+        let _ = writeln!(hints, "  sluice status --bpffs {bpffs} --state-dir {state_dir}");
     }
-    let end = if arguments.background { "" } else { "   (or Ctrl-C here)" };
+    let end = if background { "" } else { "   (or Ctrl-C here)" };
     let _ = writeln!(hints, "  sluice lab down {name}{end}");
     hints
+}
+
+/// Address and TCP port of the last pod that declares one.
+fn something_that_listens(lab: &Description, cluster: &Cluster) -> Option<(IpAddr, u16)> {
+    lab.endpoints.iter().rev().find_map(|endpoint| {
+        let (pod, ports) = cluster.listens.iter().find(|(p, _)| p.to_string() == endpoint.pod)?;
+        let port = ports.iter().find(|(protocol, _)| *protocol == Protocol::Tcp)?.1;
+        let addresses = &cluster.world.pods.get(pod)?.addresses;
+        Some((*addresses.iter().find(|address| address.is_ipv4())?, port))
+    })
 }

@@ -223,7 +223,7 @@ impl KernelMaps {
                 slots.insert(ifindex, slot);
             }
         }
-        for entry in self.endpoint_slots_high.iter() {
+        for entry in &self.endpoint_slots_high {
             let (ifindex, slot) = entry.map_err(access("endpoint_slots_high"))?;
             slots.insert(ifindex, slot);
         }

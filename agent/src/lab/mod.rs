@@ -1,15 +1,18 @@
 //! A cluster of network namespaces with the real agent: to test policies, and to try them by hand.
 //!
-//! * [`topology`]: which namespaces there are; [`wire`] and [`netns`]: making them;
-//! * [`node`]: the agent of a node; [`station`]: the thread in a namespace that asks
-//!   ([`connection`], [`sctp`]) and answers ([`respond`]);
-//! * [`probe`] and [`rounds`]: probes and their verdicts;
-//! * [`state`] and [`reaper`]: what is on disk, and how it all ends.
+//! * `topology`: which namespaces there are; `wire` and `netns` make them; `translate` is for services;
+//! * `node`: the agent of a node; `station`: the thread in a namespace that asks (`connection`,
+//!   `sctp`) and answers (`respond`);
+//! * `probe` and `rounds`: probes and their verdicts;
+//! * `state` and `reaper`: what is on disk, and how it all ends; `manage` and `description`: for those
+//!   outside.
 //!
 //! Nothing is made in the machine's own network namespace. All labs use the same addresses side by
 //! side, since each has a fabric of its own.
 
 mod connection;
+mod description;
+mod manage;
 mod netns;
 mod node;
 mod probe;
@@ -20,19 +23,15 @@ mod sctp;
 mod state;
 mod station;
 mod topology;
+mod translate;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 use sluice_policy::model::Protocol;
 
 use self::node::{NodeAgent, NodeFiles};
@@ -45,14 +44,15 @@ use self::topology::{Place, Topology};
 use crate::cluster::Cluster;
 use crate::engine::{Outcome, Probe, ProbeProtocol};
 
+pub use self::description::{
+    Description, EndpointDescription, ExternalDescription, NodeDescription,
+};
+pub use self::manage::{down, enter, list};
 pub use self::reaper::reap;
 pub use self::topology::OUTSIDE_HOST;
 
 /// Where BPF file systems are mounted by custom.
 pub const BPFFS: &str = "/sys/fs/bpf";
-
-/// How long a lab may take to go down.
-const DOWN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why there is no lab.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +78,9 @@ pub enum LabError {
         /// What there is.
         known: String,
     },
+    /// The lab is built, but an agent does not enforce everything.
+    #[error("{0}")]
+    NotEnforced(String),
     /// This machine cannot do it.
     #[error("{0}")]
     Machine(String),
@@ -99,79 +102,6 @@ pub struct LabOptions {
     pub agents: bool,
 }
 
-/// What a lab consists of, as `sluice lab up -o json` prints it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Description {
-    /// Its name.
-    pub lab: String,
-    /// Pods with a network of their own.
-    pub endpoints: Vec<EndpointDescription>,
-    /// Hosts outside the cluster.
-    pub externals: Vec<ExternalDescription>,
-    /// Nodes.
-    pub nodes: Vec<NodeDescription>,
-    /// Directory of the agents' pins, with one directory per node.
-    pub pins: PathBuf,
-}
-
-impl Description {
-    /// The namespace of a pod (`namespace/pod`), a node (`node/name`) or an outside host (an
-    /// address).
-    fn netns(&self, whom: &str) -> Option<&str> {
-        let pods = self.endpoints.iter().map(|e| (e.pod.clone(), &e.netns));
-        let nodes = self.nodes.iter().map(|n| (format!("node/{}", n.node), &n.netns));
-        let hosts = self
-            .externals
-            .iter()
-            .flat_map(|host| host.addresses.iter().map(|a| (a.to_string(), &host.netns)));
-        pods.chain(nodes)
-            .chain(hosts)
-            .find(|(name, _)| name == whom)
-            .map(|(_, netns)| netns.as_str())
-    }
-}
-
-/// A pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndpointDescription {
-    /// `namespace/name`.
-    pub pod: String,
-    /// Its node.
-    pub node: String,
-    /// Its namespace, for `ip netns exec`.
-    pub netns: String,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Its veth in the node's namespace.
-    pub interface: String,
-}
-
-/// A host outside the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExternalDescription {
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Its namespace, for `ip netns exec`.
-    pub netns: String,
-}
-
-/// A node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeDescription {
-    /// Its name.
-    pub node: String,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Its namespace, for `ip netns exec`.
-    pub netns: String,
-    /// `--state-dir` of its agent.
-    pub state_dir: PathBuf,
-    /// `--bpffs` of its agent.
-    pub bpffs: PathBuf,
-    /// Process id of its agent.
-    pub agent_pid: Option<u32>,
-}
-
 /// A running lab. It is taken down when this value is dropped or its process ends, however it ends.
 #[derive(Debug)]
 pub struct Lab {
@@ -179,6 +109,8 @@ pub struct Lab {
     state: StateDir,
     topology: Topology,
     cluster: Cluster,
+    /// Rules for services, by node.
+    translations: BTreeMap<String, String>,
     // Dropped in this order: sockets, agents, then everything.
     stations: BTreeMap<Place, Station>,
     agents: BTreeMap<String, NodeAgent>,
@@ -199,16 +131,16 @@ impl Lab {
         let state = StateDir::of(&options.name)?;
         check_machine(&options)?;
         let registry = Registry::hold()?;
-        remove_dead(&registry)?;
+        manage::remove_dead(&registry)?;
         let lock = state.lock(&registry)?.ok_or_else(|| LabError::InUse(options.name.clone()))?;
-        let topology = Topology::new(&options.name, &Cluster::default(), &BTreeSet::new());
-        let topology = Topology { leaves: BTreeMap::new(), ..topology };
+        let topology = Topology::empty(&options.name);
         let reaper = Reaper::start(&options.sluice, &state, lock)?;
         let mut lab = Self {
             options,
             state,
             topology,
             cluster: Cluster::default(),
+            translations: BTreeMap::new(),
             stations: BTreeMap::new(),
             agents: BTreeMap::new(),
             reaper,
@@ -224,7 +156,8 @@ impl Lab {
     /// Changes the lab to another cluster and waits until that is in force.
     ///
     /// # Errors
-    /// Something cannot be built, or an agent cannot enforce it: the lab is then in no known state.
+    /// [`LabError::NotEnforced`]: it is changed, and can be changed further. After any other error it
+    /// is in no known state and should be taken down.
     pub fn change(
         &mut self,
         cluster: &Cluster,
@@ -240,6 +173,7 @@ impl Lab {
             self.stations.remove(*place);
             if let Place::Node(node) = place {
                 self.agents.remove(node);
+                self.translations.remove(node);
             }
         }
         wire::remove(&old, &gone)?;
@@ -247,9 +181,10 @@ impl Lab {
         self.topology = new.clone();
         self.cluster = cluster.clone();
         self.populate(&added)?;
-        self.enforce()?;
+        self.translate()?;
+        self.publish()?;
         self.note(&[], Some(self.description()))?;
-        Ok(())
+        self.sync().map_err(|error| LabError::NotEnforced(format!("{error:#}")))
     }
 
     /// Threads and agents for what is new.
@@ -273,20 +208,39 @@ impl Lab {
         Ok(())
     }
 
-    /// Hands the cluster to the agents, and waits.
-    fn enforce(&mut self) -> anyhow::Result<()> {
+    /// Brings services' rules to where the cluster has them.
+    fn translate(&mut self) -> anyhow::Result<()> {
+        for (place, leaf) in &self.topology.leaves {
+            let Place::Node(node) = place else { continue };
+            let rules = translate::rules(&self.cluster, leaf);
+            let old = self.translations.entry(node.clone()).or_default();
+            if *old != rules {
+                translate::apply(&leaf.netns, &rules)?;
+                *old = rules;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the cluster to the agents.
+    fn publish(&mut self) -> anyhow::Result<()> {
         let items: Vec<&serde_json::Value> = self.cluster.objects.values().collect();
         let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});
         // One file, replaced at once: an agent never sees a part of a change.
         let file = self.state.manifests().join("cluster.json");
         state::replace(&file, &serde_json::to_vec(&list)?)?;
-        for (node, agent) in &mut self.agents {
+        for (node, agent) in &self.agents {
             let pods = self.topology.leaves.values().filter(|leaf| match &leaf.parent {
                 Place::Node(parent) => parent == node,
                 _ => false,
             });
             agent.show(&pods.map(|leaf| leaf.netns.as_str()).collect::<Vec<_>>())?;
         }
+        Ok(())
+    }
+
+    /// Waits until it is in force.
+    fn sync(&mut self) -> anyhow::Result<()> {
         for (node, agent) in &mut self.agents {
             agent.sync().with_context(|| format!("node {node}"))?;
         }
@@ -431,77 +385,4 @@ fn check_machine(options: &LabOptions) -> Result<(), LabError> {
         return Err(LabError::Machine(message.into()));
     }
     Ok(())
-}
-
-/// Removes what labs have left behind whose process and reaper were both killed.
-fn remove_dead(registry: &Registry) -> anyhow::Result<()> {
-    for name in StateDir::names().context("cannot list labs")? {
-        let Ok(state) = StateDir::of(&name) else { continue };
-        if let Some(_lock) = state.lock(registry)? {
-            reaper::take_down(&state).with_context(|| format!("lab {name}"))?;
-        }
-    }
-    Ok(())
-}
-
-/// What is up, by name. A lab that is on its way up or down has no description.
-///
-/// # Errors
-/// The labs' notes cannot be read.
-pub fn list() -> anyhow::Result<BTreeMap<String, Option<Description>>> {
-    remove_dead(&Registry::hold()?)?;
-    let mut labs = BTreeMap::new();
-    for name in StateDir::names().context("cannot list labs")? {
-        if let Ok(state) = StateDir::of(&name) {
-            labs.insert(name, state.read()?.and_then(|notes| notes.description));
-        }
-    }
-    Ok(labs)
-}
-
-/// Ends the process that runs a lab, and waits until nothing is left of it. False if there is none of
-/// this name.
-///
-/// # Errors
-/// [`LabError::Name`], or it does not go.
-pub fn down(name: &str) -> Result<bool, LabError> {
-    let state = StateDir::of(name)?;
-    let registry = Registry::hold()?;
-    if !StateDir::names().context("cannot list labs")?.iter().any(|n| n == name) {
-        return Ok(false);
-    }
-    let deadline = Instant::now() + DOWN_PATIENCE;
-    let mut told = false;
-    loop {
-        if let Some(_lock) = state.lock(&registry)? {
-            reaper::take_down(&state)?;
-            return Ok(true);
-        }
-        // While the lock is held, the notes' process is the lab's: it wrote them itself.
-        if let (false, Some(notes)) = (told, state.read()?) {
-            let pid = Pid::from_raw(notes.pid.cast_signed());
-            // It may have ended by itself, and only its reaper be left.
-            told = matches!(kill(pid, Signal::SIGTERM), Ok(()) | Err(nix::Error::ESRCH));
-        }
-        if Instant::now() > deadline {
-            return Err(anyhow::anyhow!("the lab {name} does not go down").into());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Moves this process into a namespace of a lab: that of a pod (`namespace/pod`), of a node
-/// (`node/name`) or of an outside host (an address).
-///
-/// # Errors
-/// [`LabError::Missing`], [`LabError::NoPod`].
-pub fn enter(name: &str, whom: &str) -> Result<(), LabError> {
-    let description = StateDir::of(name)?.read()?.and_then(|notes| notes.description);
-    let description = description.ok_or_else(|| LabError::Missing(name.into()))?;
-    let netns = description.netns(whom).ok_or_else(|| LabError::NoPod {
-        lab: name.into(),
-        pod: whom.into(),
-        known: description.endpoints.iter().map(|e| e.pod.as_str()).collect::<Vec<_>>().join(", "),
-    })?;
-    Ok(netns::enter(netns)?)
 }

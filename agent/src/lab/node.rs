@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use nix::sched::{CloneFlags, setns};
 use sluice_common::abi::Direction;
 use sluice_common::reason::{Outcome, Reason};
 use sluice_policy::model::PodName;
@@ -78,7 +76,6 @@ impl NodeAgent {
         fs::create_dir_all(files.namespaces())?;
         fs::create_dir_all(files.state())?;
         let log = File::create(files.log())?;
-        let namespace = netns::open(netns)?;
         let mut command = Command::new(sluice);
         command
             .args(["agent", "--node-name", node])
@@ -92,10 +89,7 @@ impl NodeAgent {
             .arg(files.state());
         // A group of its own: a terminal's Ctrl-C is for the lab, which ends its agents.
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-        // SAFETY: between fork and exec only one setns, which is async-signal-safe.
-        unsafe {
-            command.pre_exec(move || Ok(setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?));
-        }
+        netns::run_inside(&mut command, netns)?;
         let child = command.spawn().with_context(|| format!("cannot run {}", sluice.display()))?;
         Ok(Self { files, child, slots: BTreeMap::new() })
     }
@@ -127,13 +121,11 @@ impl NodeAgent {
     /// It has ended, does not answer in time, or cannot enforce something: it says what.
     pub(super) fn sync(&mut self) -> anyhow::Result<()> {
         let request = Request::Sync { timeout_ms: PATIENCE.as_millis() as u64 };
-        match self.ask(request)? {
-            Response::Synced { complete: true, .. } => {}
-            Response::Synced { missing, .. } => {
-                bail!("the agent does not enforce everything:\n{}", missing.join("\n"))
-            }
+        let missing = match self.ask(request)? {
+            Response::Synced { complete: true, .. } => None,
+            Response::Synced { missing, .. } => Some(missing),
             other => bail!("the agent answered what was not expected: {other:?}"),
-        }
+        };
         let status = self.status()?;
         self.slots = status
             .endpoints
@@ -145,14 +137,19 @@ impl NodeAgent {
                 Some((pod, endpoint.slot))
             })
             .collect();
-        Ok(())
+        match missing {
+            None => Ok(()),
+            Some(missing) => {
+                bail!("the agent does not enforce everything:\n{}", missing.join("\n"))
+            }
+        }
     }
 
     /// What the agent says of itself.
     ///
     /// # Errors
     /// It does not answer.
-    pub(super) fn status(&mut self) -> anyhow::Result<Status> {
+    fn status(&mut self) -> anyhow::Result<Status> {
         match self.ask(Request::Status)? {
             Response::Status(status) => Ok(*status),
             other => bail!("the agent answered what was not expected: {other:?}"),

@@ -1,25 +1,27 @@
 //! Runs probes and judges them: what answered is allowed; what did not is denied if the agents'
 //! counters account for it, and unreachable if they do not.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use sluice_policy::model::PodName;
 
 use super::node::{DropCounters, Dropped, NodeAgent};
 use super::respond::Port;
 use super::rounds::{Ends, PAIR_MAX, rounds};
 use super::station::{Attempt, Station};
-use super::topology::{Place, Topology, family_of};
-use crate::cluster::Cluster;
+use super::topology::{Place, Topology};
+use crate::cluster::{Cluster, ServiceName};
 use crate::engine::{End, Outcome, Probe, ProbeProtocol, ProbeVerdict};
 
 /// How long an attempt waits for its answer. Below the second after which TCP sends again.
 const WINDOW: Duration = Duration::from_millis(350);
 /// The same where an attempt is repeated alone: the machine may have been busy.
 const LONG_WINDOW: Duration = Duration::from_millis(900);
+/// How often an attempt is repeated before its end counts as unreachable.
+const REPEATS: usize = 2;
 
 /// What a run of probes works with.
 pub(super) struct Prober<'a> {
@@ -33,9 +35,14 @@ pub(super) struct Prober<'a> {
     pub(super) agents: &'a BTreeMap<String, NodeAgent>,
 }
 
+/// A place where a probe may arrive, and on which port.
+type Arrival = (Place, u16);
+
 /// A probe that can be tried.
 struct Try {
     ends: Ends,
+    /// The destinations, each with the port on which it must answer.
+    arrivals: Vec<Arrival>,
     attempt: Attempt,
     verdict: Option<ProbeVerdict>,
 }
@@ -54,8 +61,10 @@ impl Prober<'_> {
             let fresh: Vec<usize> = open(&tries, established).collect();
             self.pass(&mut tries, &fresh, PAIR_MAX, WINDOW)?;
             // What the counters did not account for, one at a time per pair, so that they must.
-            let rest: Vec<usize> = open(&tries, established).collect();
-            self.pass(&mut tries, &rest, 1, LONG_WINDOW)?;
+            for _ in 0..REPEATS {
+                let rest: Vec<usize> = open(&tries, established).collect();
+                self.pass(&mut tries, &rest, 1, LONG_WINDOW)?;
+            }
         }
         for station in self.stations.values() {
             station.next_step();
@@ -69,51 +78,73 @@ impl Prober<'_> {
     /// `None` where an end has no address of the family: there is no way.
     fn prepare(&self, probe: &Probe) -> anyhow::Result<Option<Try>> {
         let from = self.place(&probe.from)?;
-        let (to, addresses) = match &probe.to {
-            End::Service(namespace, name) => self.service(namespace, name)?,
-            End::External(address) => (vec![self.place(&probe.to)?], vec![*address]),
+        let own = self.addresses(&probe.from, &from);
+        let (addresses, arrivals) = match &probe.to {
+            End::Service(namespace, name) => self.service(namespace, name, probe)?,
             end => {
                 let place = self.place(end)?;
-                let addresses = self.topology.leaves[&place].addresses.clone();
-                (vec![place], addresses)
+                (self.addresses(end, &place), vec![(place, probe.port)])
             }
         };
-        let own = match &probe.from {
-            End::External(address) => vec![*address],
-            _ => self.topology.leaves[&from].addresses.clone(),
-        };
-        let of_family = |addresses: Vec<std::net::IpAddr>| {
-            addresses.into_iter().find(|address| family_of(*address) == probe.family)
+        let of_family = |addresses: Vec<IpAddr>| {
+            addresses.into_iter().find(|address| probe.family.is_of(*address))
         };
         let (Some(own), Some(address)) = (of_family(own), of_family(addresses)) else {
             return Ok(None);
         };
         let attempt =
             Attempt { probe: probe.clone(), from: own, to: SocketAddr::new(address, probe.port) };
-        Ok(Some(Try { ends: (from, to), attempt, verdict: None }))
+        let ends = (from, arrivals.iter().map(|(place, _)| place.clone()).collect());
+        Ok(Some(Try { ends, arrivals, attempt, verdict: None }))
     }
 
     fn place(&self, end: &End) -> anyhow::Result<Place> {
         self.topology.place(end).with_context(|| format!("{end} is not in the lab"))
     }
 
-    /// Addresses of a service, and the pods where a connection to it can arrive.
+    /// The addresses that `end`, which is at `place`, means.
+    fn addresses(&self, end: &End, place: &Place) -> Vec<IpAddr> {
+        match end {
+            End::External(address) => vec![*address],
+            _ => self.topology.leaves.get(place).map_or(Vec::new(), |leaf| leaf.addresses.clone()),
+        }
+    }
+
+    /// Addresses of a service, and where a connection to one of its ports can arrive.
     fn service(
         &self,
         namespace: &str,
         name: &str,
-    ) -> anyhow::Result<(Vec<Place>, Vec<std::net::IpAddr>)> {
-        bail!("the lab does not translate services yet (svc/{namespace}/{name})")
+        probe: &Probe,
+    ) -> anyhow::Result<(Vec<IpAddr>, Vec<Arrival>)> {
+        let key = ServiceName { namespace: namespace.into(), name: name.into() };
+        let service = self.cluster.services.get(&key);
+        let service =
+            service.with_context(|| format!("svc/{namespace}/{name} is not in the lab"))?;
+        let ports = service.ports.iter().filter(|port| {
+            Some(port.protocol) == probe.protocol.transport() && port.port == probe.port
+        });
+        let mut arrivals: Vec<Arrival> = ports
+            .flat_map(|port| &port.backends)
+            .filter(|backend| probe.family.is_of(backend.address))
+            .filter_map(|backend| {
+                let place = self.topology.place(&End::Pod(backend.pod.clone()?))?;
+                Some((place, backend.port))
+            })
+            .collect();
+        arrivals.sort();
+        arrivals.dedup();
+        Ok((service.addresses.clone(), arrivals))
     }
 
     /// Every destination answers on the ports that are probed there.
     fn listen(&self, tries: &[Option<Try>]) -> anyhow::Result<()> {
-        let mut ports: BTreeMap<&Place, std::collections::BTreeSet<Port>> = BTreeMap::new();
+        let mut ports: BTreeMap<&Place, BTreeSet<Port>> = BTreeMap::new();
         for one in tries.iter().flatten() {
-            let Probe { protocol, port, .. } = one.attempt.probe;
-            for place in &one.ends.1 {
+            let protocol = one.attempt.probe.protocol;
+            for (place, port) in &one.arrivals {
                 if protocol != ProbeProtocol::Icmp {
-                    ports.entry(place).or_default().insert((protocol, port));
+                    ports.entry(place).or_default().insert((protocol, *port));
                 }
             }
         }

@@ -92,14 +92,19 @@ pub(super) struct Topology {
 }
 
 impl Topology {
+    /// The fabric alone.
+    pub(super) fn empty(lab: &str) -> Self {
+        Self {
+            fabric: netns_name(lab, &Place::Fabric),
+            leaves: BTreeMap::new(),
+            host_network: BTreeMap::new(),
+        }
+    }
+
     /// What `lab` needs for a cluster and for outside hosts at `externals`. An address that is a
     /// pod's, a node's or a service's makes no outside host.
     pub(super) fn new(lab: &str, cluster: &Cluster, externals: &BTreeSet<IpAddr>) -> Self {
-        let mut topology = Self {
-            fabric: format!("sluice-{lab}.fabric"),
-            leaves: BTreeMap::new(),
-            host_network: BTreeMap::new(),
-        };
+        let mut topology = Self::empty(lab);
         for (name, node) in &cluster.nodes {
             let place = Place::Node(name.clone());
             topology.add(lab, place, Place::Fabric, node.addresses.clone(), 0);
@@ -220,4 +225,83 @@ fn hash(place: &Place) -> u64 {
     let mut hasher = DefaultHasher::new();
     place.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_policy::model::Pod;
+
+    use super::*;
+    use crate::cluster::Node;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn name(name: &str) -> PodName {
+        PodName { namespace: "x".into(), name: name.into() }
+    }
+
+    fn pod(addresses: &[&str], created: i64) -> Pod {
+        let addresses = addresses.iter().map(|a| address(a)).collect();
+        Pod { addresses, created, node: "n".into(), ..Pod::default() }
+    }
+
+    fn topology(pods: &[(&str, Pod)], externals: &[&str]) -> Topology {
+        let mut cluster = Cluster::default();
+        cluster.nodes.insert("n".into(), Node { addresses: vec![address("172.30.0.1")] });
+        for (pod_name, pod) in pods {
+            cluster.world.pods.insert(name(pod_name), pod.clone());
+        }
+        Topology::new("l", &cluster, &externals.iter().map(|a| address(a)).collect())
+    }
+
+    #[test]
+    fn of_two_pods_with_one_address_the_younger_has_a_namespace() {
+        let topology = topology(&[("a", pod(&["10.0.0.1"], 1)), ("b", pod(&["10.0.0.1"], 2))], &[]);
+        assert_eq!(topology.place(&End::Pod(name("a"))), None);
+        assert_eq!(topology.place(&End::Pod(name("b"))), Some(Place::Pod(name("b"))));
+    }
+
+    #[test]
+    fn a_pod_on_its_nodes_network_is_where_the_node_is() {
+        let host = Pod { host_network: true, ..pod(&["172.30.0.1"], 0) };
+        let topology = topology(&[("h", host)], &[]);
+        assert_eq!(topology.place(&End::Pod(name("h"))), Some(Place::Node("n".into())));
+    }
+
+    #[test]
+    fn addresses_of_the_cluster_make_no_outside_host() {
+        let topology =
+            topology(&[("a", pod(&["10.0.0.1"], 0))], &["10.0.0.1", "172.30.0.1", "8.8.8.8"]);
+        let hosts: Vec<&Place> =
+            topology.leaves.keys().filter(|p| matches!(p, Place::External(_))).collect();
+        let expected = ["8.8.8.8", OUTSIDE_HOST[0]].map(|a| Place::External(address(a)));
+        assert_eq!(hosts, expected.iter().collect::<Vec<_>>());
+        // Both addresses of the host that is always there are the same place.
+        for own in OUTSIDE_HOST {
+            let place = topology.place(&End::External(address(own)));
+            assert_eq!(place, Some(Place::External(address(OUTSIDE_HOST[0]))));
+        }
+    }
+
+    #[test]
+    fn names_fit_and_differ() {
+        let long = "n".repeat(250);
+        let places = [
+            Place::Fabric,
+            Place::Node("fabric".into()),
+            Place::Node(long.clone()),
+            Place::Node(long + "n"),
+            Place::Pod(PodName { namespace: "a".into(), name: "b-c".into() }),
+            Place::Pod(PodName { namespace: "a-b".into(), name: "c".into() }),
+            Place::External(address("2001:db8::1")),
+        ];
+        let names: BTreeSet<String> = places.iter().map(|place| netns_name("l", place)).collect();
+        assert_eq!(names.len(), places.len());
+        assert!(names.iter().all(|n| n.len() <= NETNS_NAME_MAX && !n.contains([':', '/'])));
+        assert!(places.iter().all(|place| interface_name(place).len() < 16));
+        // Labs whose names begin alike: nothing of one is called like anything of the other.
+        assert_ne!(netns_name("a", &Place::Node("x".into())), netns_name("a-node", &Place::Fabric));
+    }
 }

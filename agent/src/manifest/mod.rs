@@ -265,3 +265,84 @@ impl Loader {
         self.loaded
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: y}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress]
+  ingress: [{ports: [{port: 80}], from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}]
+  egress: [{}]
+";
+
+    fn load_str(text: &str) -> Loaded {
+        load_bytes(text.as_bytes())
+    }
+
+    #[test]
+    fn what_is_right_is_there_beside_what_is_wrong() {
+        let wrong =
+            POLICY.replace("name: web,", "name: wrong,").replace("10.1.0.0/16", "11.0.0.0/8");
+        let loaded = load_str(&format!("{POLICY}---\n{wrong}---\na: [\n"));
+        assert_eq!(loaded.objects.len(), 1);
+        assert_eq!(loaded.errors.len(), 2);
+        let closed = loaded.broken[0].closed.as_ref().expect("a NetworkPolicy has a closed form");
+        assert_eq!(closed.name.to_string(), "NetworkPolicy y/wrong");
+        assert_eq!(
+            (closed.policy.ingress.as_deref(), &closed.policy.egress),
+            (Some(&[][..]), &None)
+        );
+    }
+
+    #[test]
+    fn items_of_lists_are_named_by_their_path() {
+        let item = "{metadata: {name: a}, spec: {container: []}}";
+        let loaded = load_str(&format!("apiVersion: v1\nkind: PodList\nitems:\n- {item}\n"));
+        let errors: Vec<String> = loaded.errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors, ["<bytes>:4: document 1: Pod default/a: spec.container: unknown field"]);
+        let list = format!(
+            "kind: List\napiVersion: v1\nitems: [{{kind: List, apiVersion: v1, items: [{}]}}]",
+            "{kind: Pod, apiVersion: v1, metadata: {name: b}}"
+        );
+        assert_eq!(load_str(&list).objects[0].object.key.to_string(), "Pod default/b");
+    }
+
+    #[test]
+    fn kinds_that_do_not_matter_are_one_warning_each() {
+        let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n";
+        let loaded =
+            load_str(&format!("{map}---\n{map}---\n{}", map.replace("ConfigMap", "Secret")));
+        assert_eq!((loaded.objects.len(), loaded.errors.len()), (0, 0));
+        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        let expected = [
+            "ConfigMap: 2 objects of v1 ignored: policy does not depend on it",
+            "Secret: 1 object of v1 ignored: policy does not depend on it",
+        ];
+        assert_eq!(warnings, expected);
+    }
+
+    #[test]
+    fn rules_that_do_nothing_are_warned_of() {
+        let warnings: Vec<String> =
+            load_str(POLICY).warnings.iter().map(ToString::to_string).collect();
+        let expected = [
+            "NetworkPolicy y/web: spec.egress: policyTypes leaves egress out, so these rules do nothing",
+        ];
+        assert_eq!(warnings, expected);
+    }
+
+    #[test]
+    fn a_manifest_that_ends_anywhere_is_read_or_refused() {
+        for end in 0..POLICY.len() {
+            let loaded = load_str(&POLICY[..end]);
+            let said = loaded.objects.len() + loaded.errors.len() + loaded.warnings.len();
+            assert!(said > 0 || end == 0, "nothing said of the first {end} bytes");
+        }
+    }
+}

@@ -51,8 +51,8 @@ impl Bytes for [u8] {
         let start = usize::try_from(offset).ok()?;
         let bytes = self.get(start..start.checked_add(4 * N)?)?;
         let mut words = [0; N];
-        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
-            *word = u32::from_ne_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+        for (word, chunk) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u32::from_ne_bytes(*chunk);
         }
         Some(words)
     }
@@ -79,11 +79,12 @@ pub mod protocol {
 }
 
 /// What the transport header says about its connection.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
     /// It was not read.
     #[default]
-    Unread,
+    Unread = 0,
     /// TCP, with its flags.
     Tcp {
         /// The flags byte: bits of [`tcp_flag`].
@@ -110,6 +111,10 @@ pub enum Transport {
 }
 
 /// What was read of a packet. Fields that were not reached keep their zeros.
+///
+/// All-zero memory is `Packet::default()`: the kernel program makes it that way, because writing the
+/// fields one by one ends in a loop over bytes there.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
     /// Source address.
@@ -236,4 +241,16 @@ const fn first_fragment(read: &Result<(), Reason>) -> Reason {
 #[inline(always)]
 const fn later_fragment(protocol: u8, position: u32) -> Reason {
     if position < transport::length_min(protocol) { Reason::TinyFragment } else { Reason::Fragment }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Packet;
+
+    #[test]
+    fn zeroed_memory_is_the_default() {
+        // SAFETY: integers and a `bool`, for which zero is valid, and an enum with a value for zero.
+        let zeroed: Packet = unsafe { core::mem::zeroed() };
+        assert_eq!(zeroed, Packet::default());
+    }
 }

@@ -181,9 +181,11 @@ pub(crate) fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Batches of changes.
+/// Batches of changes: one that fills the world, then smaller ones.
 pub(crate) fn batches() -> impl Strategy<Value = Vec<Vec<Change>>> {
-    prop::collection::vec(prop::collection::vec(change(), 1..12), 1..6)
+    let first = prop::collection::vec(change(), 20..60);
+    let later = prop::collection::vec(prop::collection::vec(change(), 1..5), 1..8);
+    (first, later).prop_map(|(first, later)| [vec![first], later].concat())
 }
 
 /// A world that changes have made.
