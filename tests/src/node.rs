@@ -56,7 +56,7 @@ impl Node {
     /// # Panics
     /// Without root, which namespaces need; or if they cannot be made.
     pub fn new(binary: &str) -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "this test needs root: run it with sudo");
+        crate::needs_root();
         ensure_bpffs();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("sluice-daemon-{}-{number}", std::process::id());

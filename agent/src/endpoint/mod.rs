@@ -2,7 +2,8 @@
 //!
 //! * [`netns`]: the network namespaces of this node, from the files that container runtimes leave;
 //! * [`links`]: the node's interfaces and the addresses inside the namespaces, by netlink;
-//! * [`discover`]: both together, matched against the pods that the source says run here.
+//! * [`discover`]: both together, matched against the pods that the source says run here;
+//! * [`slots`]: the place that each pod has in the kernel tables.
 //!
 //! Nothing here enters a namespace: the kernel answers for another one by its number (nsid).
 
