@@ -98,6 +98,12 @@ fn nothing_is_left_of_a_lab_that_is_interrupted() {
     assert!(status.success(), "{status}");
 }
 
+/// False for a process that is gone, or dead and not yet waited for.
+fn holds_files(process: i32) -> bool {
+    let files = fs::read_dir(format!("/proc/{process}/fd"));
+    files.is_ok_and(|mut files| files.next().is_some())
+}
+
 #[test]
 fn what_is_left_when_the_reaper_is_killed_too_goes_with_the_next_command() {
     let mut lab = start("reaper");
@@ -111,6 +117,12 @@ fn what_is_left_when_the_reaper_is_killed_too_goes_with_the_next_command() {
         .expect("the reaper runs");
     kill(Pid::from_raw(reaper), Signal::SIGKILL).expect("killed");
     lab.signal(Signal::SIGKILL);
+    // The lab lives as long as its reaper holds the lock, and that has yet to take note of its end.
+    let begin = Instant::now();
+    while holds_files(reaper) {
+        assert!(begin.elapsed() < PATIENCE, "the reaper does not end");
+        thread::sleep(Duration::from_millis(10));
+    }
     assert_ne!(remains(&lab.name), Vec::<String>::new());
     let listed = sluice(&["lab", "list"]);
     assert!(listed.status.success(), "{listed:?}");
