@@ -78,11 +78,15 @@ fn dropped(node: &Node, slot: u32) -> u64 {
 
 /// Traffic that goes on until it is stopped.
 struct Traffic {
+    /// For those who send first.
     stop: Arc<AtomicBool>,
+    /// For those who answer: a datagram on its way when the senders stop still gets its answer.
+    close: Arc<AtomicBool>,
     exchanged: Arc<AtomicU64>,
     lost: Arc<AtomicU64>,
     forbidden: Arc<AtomicU64>,
-    threads: Vec<JoinHandle<()>>,
+    senders: Vec<JoinHandle<()>>,
+    receivers: Vec<JoinHandle<()>>,
 }
 
 impl Traffic {
@@ -91,13 +95,15 @@ impl Traffic {
     fn start(node: &Node) -> Self {
         let mut traffic = Self {
             stop: Arc::default(),
+            close: Arc::default(),
             exchanged: Arc::default(),
             lost: Arc::default(),
             forbidden: Arc::default(),
-            threads: Vec::new(),
+            senders: Vec::new(),
+            receivers: Vec::new(),
         };
         let echo = bind(node, "server", SERVER, OPEN);
-        traffic.spawn(move |_| {
+        traffic.receive(move || {
             let mut buffer = [0; 64];
             if let Ok((length, from)) = echo.recv_from(&mut buffer) {
                 echo.send_to(&buffer[..length], from).expect("answered");
@@ -106,7 +112,7 @@ impl Traffic {
         let clients: Vec<UdpSocket> =
             (0..64).map(|i| bind(node, "client", CLIENT, 20_000 + i)).collect();
         let (exchanged, lost) = (traffic.exchanged.clone(), traffic.lost.clone());
-        traffic.spawn(move |round| {
+        traffic.send(move |round| {
             let client = &clients[round as usize % clients.len()];
             let mut buffer = [0; 64];
             client.send_to(&round.to_be_bytes(), (SERVER, OPEN)).expect("sent");
@@ -127,13 +133,13 @@ impl Traffic {
     fn shut(&mut self, node: &Node) {
         let shut = bind(node, "server", SERVER, SHUT);
         let forbidden = self.forbidden.clone();
-        self.spawn(move |_| {
+        self.receive(move || {
             if shut.recv(&mut [0; 64]).is_ok() {
                 forbidden.fetch_add(1, Ordering::Relaxed);
             }
         });
         let sender = bind(node, "client", CLIENT, 30_000);
-        self.spawn(move |_| {
+        self.send(move |_| {
             sender.send_to(b"forbidden", (SERVER, SHUT)).expect("sent");
             std::thread::sleep(Duration::from_micros(200));
         });
@@ -151,7 +157,7 @@ impl Traffic {
             stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
             stream.set_nodelay(true).expect("set");
         }
-        self.spawn(move |round| {
+        self.send(move |round| {
             let mut buffer = [0; 8];
             near.write_all(&round.to_be_bytes()).expect("the connection lives");
             far.read_exact(&mut buffer).expect("the connection lives");
@@ -163,22 +169,30 @@ impl Traffic {
     }
 
     /// Repeats `step` with a growing number until the traffic is stopped.
-    fn spawn(&mut self, mut step: impl FnMut(u64) + Send + 'static) {
+    fn send(&mut self, mut step: impl FnMut(u64) + Send + 'static) {
         let stop = self.stop.clone();
-        self.threads.push(std::thread::spawn(move || {
-            let mut round = 0;
-            while !stop.load(Ordering::Relaxed) {
-                step(round);
-                round += 1;
+        self.senders.push(std::thread::spawn(move || {
+            (0..).take_while(|_| !stop.load(Ordering::Relaxed)).for_each(&mut step);
+        }));
+    }
+
+    /// Repeats `step` until all senders have stopped.
+    fn receive(&mut self, mut step: impl FnMut() + Send + 'static) {
+        let close = self.close.clone();
+        self.receivers.push(std::thread::spawn(move || {
+            while !close.load(Ordering::Relaxed) {
+                step();
             }
         }));
     }
 
     /// Stops it and checks that nothing was judged against policy.
     fn check(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            thread.join().expect("the traffic went well");
+        for (flag, threads) in [(self.stop, self.senders), (self.close, self.receivers)] {
+            flag.store(true, Ordering::Relaxed);
+            for thread in threads {
+                thread.join().expect("the traffic went well");
+            }
         }
         let exchanged = self.exchanged.load(Ordering::Relaxed);
         println!("{exchanged} allowed datagrams answered");

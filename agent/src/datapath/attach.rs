@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcHandle};
@@ -29,6 +30,9 @@ const PRIORITY: u16 = 1;
 
 /// Handle of our clsact filters.
 const HANDLE: TcHandle = TcHandle::new(0, 0x51);
+
+/// How long the kernel may take to let go of an unpinned link; an RCU grace period is far shorter.
+const LETTING_GO: Duration = Duration::from_secs(1);
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,11 +201,7 @@ impl Attacher {
             }
             remove_pin(&pin)?;
         }
-        let attach = TcAttach::Tcx { attach_type: hook(direction), order: LinkOrder::first() };
-        let link = program
-            .attach(ifindex, attach)
-            .and_then(|id| program.take_link(id))
-            .map_err(refused(ifindex, direction))?;
+        let link = new_link(program, ifindex, direction).map_err(refused(ifindex, direction))?;
         FdLink::try_from(link).map_err(bad_pin(&pin))?.pin(&pin).map_err(bad_pin(&pin))?;
         Ok(Attached::New)
     }
@@ -266,6 +266,28 @@ fn on_tcx(ifindex: u32, direction: Direction) -> Result<Vec<(u32, String)>, Prog
     let (_, programs) = SchedClassifier::query_tcx(ifindex, hook(direction))?;
     let name = |info: &aya::programs::ProgramInfo| info.name_as_str().unwrap_or("?").to_owned();
     Ok(programs.iter().map(|info| (info.id(), name(info))).collect())
+}
+
+/// Attaches the program first on a tcx hook.
+///
+/// A link whose pin was removed stays on the hook until the kernel lets go of it, and the hook takes a
+/// program only once (EEXIST): the same program can come back only then.
+fn new_link(
+    program: &mut SchedClassifier,
+    ifindex: u32,
+    direction: Direction,
+) -> Result<SchedClassifierLink, ProgramError> {
+    let begun = Instant::now();
+    loop {
+        let order = LinkOrder::first();
+        match program.attach(ifindex, TcAttach::Tcx { attach_type: hook(direction), order }) {
+            Ok(id) => return program.take_link(id),
+            Err(error) if errno(&error) == Some(libc::EEXIST) && begun.elapsed() < LETTING_GO => {
+                std::thread::sleep(LETTING_GO / 200);
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The link that is pinned there, if any.
