@@ -85,6 +85,8 @@ struct Directory {
     world: World,
     faults: Vec<String>,
     synced: bool,
+    /// The last look could not list the path.
+    lost: bool,
 }
 
 impl Directory {
@@ -95,6 +97,7 @@ impl Directory {
             world: World::default(),
             faults: Vec::new(),
             synced: false,
+            lost: false,
         }
     }
 
@@ -106,7 +109,8 @@ impl Directory {
             Err(ReadError::Empty { .. }) => Vec::new(),
             Err(error) => return self.unreadable(&error),
         };
-        let mut changed = !self.synced;
+        // Found again, the fault that said so is over, whether or not a file is another.
+        let mut changed = std::mem::take(&mut self.lost) || !self.synced;
         self.files.retain(|path, _| {
             let stays = paths.contains(path);
             changed |= !stays;
@@ -127,6 +131,7 @@ impl Directory {
     }
 
     fn unreadable(&mut self, error: &ReadError) -> Vec<Event> {
+        self.lost = true;
         let consequence = if self.synced {
             "the state read last stays in force"
         } else {
@@ -198,8 +203,9 @@ struct Stamp {
 }
 
 impl Stamp {
+    /// Of what a link leads to; of the link itself where that is nothing.
     fn of(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::metadata(path)?;
+        let metadata = std::fs::metadata(path).or_else(|_| std::fs::symlink_metadata(path))?;
         Ok(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -240,7 +246,7 @@ impl View {
         let last_good = before.map_or(&empty, |before| &before.good);
         let (good, closed, faults) = match read::read_file(path) {
             Ok(text) => judge(manifest::load_text(&text), last_good),
-            Err(ReadError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+            Err(ReadError::Io { error, .. }) if std::fs::symlink_metadata(path).is_err() => {
                 return Err(error);
             }
             Err(error) => (last_good.clone(), Vec::new(), vec![format!("{error}{}", STAYS)]),

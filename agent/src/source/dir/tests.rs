@@ -178,3 +178,29 @@ fn a_file_rewritten_within_a_time_stamp_is_read_again() {
     let events = setup.directory.look();
     assert!(matches!(events.as_slice(), [Event::Changes(c)] if c.len() == 2), "{events:?}");
 }
+
+#[test]
+fn a_path_that_is_back_is_no_fault_any_more() {
+    let (mut setup, _) = Setup::new(&[("p.yaml", POLICY)]);
+    // So old that nothing but its absence can change.
+    let file = fs::File::options().append(true).open(setup.file("p.yaml")).expect("opened");
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1)).expect("an old file");
+    setup.directory.look();
+    let (here, away) = (setup.place.path().join("manifests"), setup.place.path().join("away"));
+    fs::rename(&here, &away).expect("renamed");
+    assert!(matches!(setup.directory.look().as_slice(), [Event::Faults(_)]));
+    fs::rename(&away, &here).expect("renamed back");
+    assert_eq!(setup.directory.look(), [Event::Faults(Vec::new())]);
+}
+
+#[test]
+fn a_pipe_or_a_dead_link_among_manifests_is_named_and_holds_nothing_up() {
+    let (mut setup, _) = Setup::new(&[("a.yaml", POD), ("p.yaml", POLICY)]);
+    nix::unistd::mkfifo(&setup.file("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).expect("made");
+    std::os::unix::fs::symlink("/nowhere", setup.file("link.yaml")).expect("linked");
+    fs::remove_file(setup.file("p.yaml")).expect("removed");
+    let events = setup.directory.look();
+    assert!(events.contains(&Event::Changes(vec![Change::Policy(policy(), None)])), "{events:?}");
+    assert!(setup.faults().contains("pipe.yaml: not a file"), "{}", setup.faults());
+    assert!(setup.faults().contains("link.yaml: No such file"), "{}", setup.faults());
+}
