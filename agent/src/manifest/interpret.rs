@@ -115,7 +115,11 @@ fn one(value: Value, meaning: Meaning, api_version: String, kind: String) -> Rea
         Meaning::OtherVersion(known) => {
             let reason =
                 format!("{kind} of {api_version} is not read, only {}", known.api_version());
-            broken(&untyped_name(&kind, &value), None, fault("apiVersion", reason))
+            unread(&kind, known, &value, fault("apiVersion", reason))
+        }
+        Meaning::Misspelled(known) => {
+            let reason = format!("unknown kind `{kind}`: did you mean {}?", known.as_str());
+            unread(&kind, known, &value, fault("kind", reason))
         }
         Meaning::UnsupportedPolicy => {
             let reason = format!("{kind} of {api_version} is not enforced by sluice yet");
@@ -124,6 +128,15 @@ fn one(value: Value, meaning: Meaning, api_version: String, kind: String) -> Rea
         // A list inside a list is read by `interpret`.
         Meaning::List(_) | Meaning::Irrelevant => Reading::Irrelevant { api_version, kind },
     }
+}
+
+/// An object that is not read although it is meant to be of a known kind. A NetworkPolicy has its
+/// closed form all the same: this part of its schema never changed.
+fn unread(kind: &str, meant: Kind, value: &Value, faults: Vec<Fault>) -> Reading {
+    let object = untyped_name(kind, value);
+    let closed = (meant == Kind::NetworkPolicy).then(|| networkpolicy::closed(value)).flatten();
+    let key = convert::key(meant, value);
+    Reading::Broken(Box::new(Broken { object, key, faults, closed }))
 }
 
 /// `Kind namespace/name`, of an object of any kind.

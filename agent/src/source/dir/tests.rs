@@ -148,6 +148,30 @@ fn a_policy_that_never_was_good_is_closed_until_it_is() {
 }
 
 #[test]
+fn a_policy_of_another_version_or_spelling_is_closed() {
+    for (right, wrong) in
+        [("networking.k8s.io/v1", "extensions/v1beta1"), ("NetworkPolicy", "networkpolicy")]
+    {
+        let (setup, events) = Setup::new(&[("p.yaml", &POLICY.replace(right, wrong))]);
+        let closed = |event: &Event| {
+            matches!(event, Event::Changes(changes)
+            if changes.iter().any(|c| matches!(c, Change::Policy(n, Some(_)) if *n == policy())))
+        };
+        assert!(events.iter().any(closed), "{events:?}");
+        assert!(setup.faults().contains("closed: the pods"), "{}", setup.faults());
+    }
+}
+
+#[test]
+fn a_policy_whose_kind_becomes_misspelled_keeps_its_last_good_version() {
+    let (mut setup, _) = Setup::new(&[("p.yaml", POLICY)]);
+    setup.write("p.yaml", &POLICY.replace("NetworkPolicy", "networkPolicy"));
+    let events = setup.directory.look();
+    assert!(matches!(events.as_slice(), [Event::Faults(_)]), "{events:?}");
+    assert!(setup.faults().contains("its last good version stays"), "{}", setup.faults());
+}
+
+#[test]
 fn text_that_is_no_yaml_keeps_what_the_file_held() {
     let (mut setup, _) = Setup::new(&[("p.yaml", &format!("{POLICY}---{POD}"))]);
     let world = setup.directory.world.clone();
