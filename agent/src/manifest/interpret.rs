@@ -46,6 +46,8 @@ pub struct Broken {
     pub faults: Vec<Fault>,
     /// For a NetworkPolicy: what isolates the pods that it selects.
     pub closed: Option<NetworkPolicy>,
+    /// For a Pod or Namespace with unknown fields: the object without them.
+    pub readable: Option<Object>,
 }
 
 /// Reads the objects of one document: itself, or the items of a list, each with its path in the
@@ -79,7 +81,8 @@ fn without_kind(value: &Value) -> Reading {
 }
 
 fn broken(object: &str, key: Option<ObjectKey>, faults: Vec<Fault>) -> Reading {
-    Reading::Broken(Box::new(Broken { object: object.into(), key, faults, closed: None }))
+    let object = object.into();
+    Reading::Broken(Box::new(Broken { object, key, faults, closed: None, readable: None }))
 }
 
 fn list(mut value: Value, item_kind: Option<Kind>) -> Vec<(String, Reading)> {
@@ -136,7 +139,7 @@ fn unread(kind: &str, meant: Kind, value: &Value, faults: Vec<Fault>) -> Reading
     let object = untyped_name(kind, value);
     let closed = (meant == Kind::NetworkPolicy).then(|| networkpolicy::closed(value)).flatten();
     let key = convert::key(meant, value);
-    Reading::Broken(Box::new(Broken { object, key, faults, closed }))
+    Reading::Broken(Box::new(Broken { object, key, faults, closed, readable: None }))
 }
 
 /// `Kind namespace/name`, of an object of any kind.
@@ -161,7 +164,9 @@ fn known(kind: Kind, value: Value) -> Reading {
         (Err(faults), key) => {
             let closed =
                 (kind == Kind::NetworkPolicy).then(|| networkpolicy::closed(&value)).flatten();
-            Reading::Broken(Box::new(Broken { object: name, key, faults, closed }))
+            let item = convert::item_without_unknown_fields(kind, &value);
+            let readable = item.zip(key.clone()).map(|(item, key)| Object { key, value, item });
+            Reading::Broken(Box::new(Broken { object: name, key, faults, closed, readable }))
         }
     }
 }

@@ -12,6 +12,8 @@
 //! * A NetworkPolicy that never was good is **closed by name**: the pods that it selects are isolated,
 //!   in the directions that it names or else in both, for as long as it stays. So is one that is invalid when the agent starts,
 //!   since what it said before is not known then.
+//! * A Pod or Namespace with unknown fields **counts without them**, since it is a fact and no intent:
+//!   a pod that a newer API has written must not slip out of the policies that select it.
 //! * Where an error cannot be laid to one object (no YAML, an object without a name), all objects that
 //!   this file held before and now lacks stay: they may be in the part that cannot be read.
 //! * A file that is gone takes its objects with it. A path that is gone (or cannot be listed)
@@ -272,7 +274,10 @@ fn judge(
     let mut consequences: BTreeMap<String, &str> = BTreeMap::new();
     for broken in loaded.broken {
         let last = broken.key.as_ref().and_then(|key| last_good.get(key));
-        if let Some(object) = last {
+        if let Some(object) = broken.readable {
+            good.entry(object.key.clone()).or_insert(object);
+            consequences.insert(broken.object, "; the rest of it counts");
+        } else if let Some(object) = last {
             good.entry(object.key.clone()).or_insert_with(|| object.clone());
             consequences.insert(broken.object, "; its last good version stays in force");
         } else if let Some(policy) = broken.closed {

@@ -172,6 +172,20 @@ fn a_policy_whose_kind_becomes_misspelled_keeps_its_last_good_version() {
 }
 
 #[test]
+fn a_pod_with_an_unknown_field_counts_without_it() {
+    let (setup, events) =
+        Setup::new(&[("a.yaml", &POD.replace("nodeName", "newField: 1, nodeName"))]);
+    let name = PodName { namespace: "x".into(), name: "a".into() };
+    let counts = |event: &Event| {
+        matches!(event, Event::Changes(changes)
+        if changes.iter().any(|c| matches!(c, Change::Pod(n, Some(pod)) if *n == name && pod.node == "n")))
+    };
+    assert!(events.iter().any(counts), "{events:?}");
+    let faults = setup.faults();
+    assert!(faults.ends_with("spec.newField: unknown field; the rest of it counts"), "{faults}");
+}
+
+#[test]
 fn text_that_is_no_yaml_keeps_what_the_file_held() {
     let (mut setup, _) = Setup::new(&[("p.yaml", &format!("{POLICY}---{POD}"))]);
     let world = setup.directory.world.clone();
