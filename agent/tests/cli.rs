@@ -270,3 +270,11 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+#[test]
+fn a_negative_port_is_a_port_that_is_wrong() {
+    let arguments = ["explain", "-", "--from", "shop/db", "--to", "shop/web", "--port", "-1"];
+    let (status, out, err) = run(&arguments, SHOP);
+    assert_eq!((status, out.as_str()), (Some(2), ""));
+    assert_eq!(err, "sluice: --port: -1 is no port: must be between 1 and 65535\n");
+}

@@ -13,7 +13,7 @@ use sluice_policy::model::PodName;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::Failure;
+use super::{Failure, need_root};
 use crate::control;
 use crate::datapath::attach::Backend;
 use crate::datapath::enforcer::{self, Enforcer};
@@ -145,10 +145,7 @@ impl FromStr for PodArg {
 /// This machine cannot do it (exit status 3), and why. What was enforced stays enforced.
 pub fn run(args: &AgentArguments) -> Result<(), Failure> {
     log_to_stderr(args.log_format);
-    if !nix::unistd::geteuid().is_root() {
-        let reason = "not root: the agent loads programs into the kernel; run it with sudo";
-        return Err(Failure::Cannot(anyhow::anyhow!(reason)));
-    }
+    need_root("the agent")?;
     match (&args.node_name, &args.source) {
         (Some(node), Some(source)) if !args.uninstall => enforce(args, node, source)?,
         _ => uninstall(&args.bpffs, &args.state_dir)?,

@@ -39,7 +39,7 @@ pub struct ExplainArguments {
     #[arg(long, value_name = "PROTOCOL", default_value = "TCP", value_parser = parse_protocol)]
     protocol: ProbeProtocol,
     /// To which port; ICMP has none
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     port: Option<i64>,
     /// Address family: IPv4 or IPv6 [default: that of an address among the ends, or IPv4]
     #[arg(long, value_name = "FAMILY", value_parser = parse_family)]

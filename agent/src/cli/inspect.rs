@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::agent::{DEFAULT_BPFFS, DEFAULT_STATE_DIR, PodArg};
-use super::{Failure, print};
+use super::{Failure, need_root, print};
 use crate::inspect::{self, DirectionView, PodView, PortView};
 use crate::report::json;
 
@@ -49,6 +49,7 @@ enum InspectOutput {
 /// # Errors
 /// [`Failure::No`] where the pod is not in the tables; [`Failure::Cannot`] where they cannot be read.
 pub fn run(arguments: &InspectArguments) -> Result<(), Failure> {
+    need_root("inspect")?;
     let only = arguments.pod.as_ref().map(|PodArg(name)| name);
     let views = inspect::pods(&arguments.bpffs, &arguments.state_dir, only)
         .map_err(|error| Failure::Cannot(error.into()))?;

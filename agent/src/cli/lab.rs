@@ -15,7 +15,7 @@ use sluice_policy::model::Protocol;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::input::InputArguments;
-use super::{Failure, print};
+use super::{Failure, need_root, print};
 use crate::cluster::Cluster;
 use crate::lab::{self, BPFFS, Description, Lab, LabError, LabOptions};
 use crate::report::terminal::Look;
@@ -32,8 +32,8 @@ Examples:
   sluice lab exec --name demo shop/web -- curl -m 1 http://10.244.0.2:8080
   sluice lab down demo
 
-All labs are made of network namespaces; nothing is made in the machine's own. `ip netns exec` enters
-the namespaces that `lab up` and `lab list` name.")]
+All labs are made of network namespaces; nothing is made in the machine's own. `ip netns
+exec` enters the namespaces that `lab up` and `lab list` name.")]
 pub struct LabArguments {
     #[command(subcommand)]
     command: LabCommand,
@@ -49,12 +49,12 @@ enum LabCommand {
         #[arg(default_value = DEFAULT_NAME)]
         name: String,
     },
-    /// Run a command in the network of a pod, of a node (node/NAME) or of an outside host (its address)
+    /// Run a command in the network of a pod, a node or an outside host
     Exec {
         /// The lab's name
         #[arg(long, default_value = DEFAULT_NAME)]
         name: String,
-        /// NAMESPACE/POD, node/NAME, or the address of an outside host
+        /// NAMESPACE/POD, NAMESPACE/WORKLOAD (its first pod), node/NAME, or an outside host's address
         #[arg(value_name = "NS/POD")]
         whom: String,
         /// The command
@@ -117,9 +117,7 @@ enum LabOutput {
 /// # Errors
 /// Its exit status and what to say.
 pub fn run(arguments: &LabArguments) -> Result<(), Failure> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::Cannot(anyhow!("a lab needs root: run it with sudo")));
-    }
+    need_root("a lab")?;
     match &arguments.command {
         LabCommand::Up(arguments) if arguments.detach => detach(arguments),
         LabCommand::Up(arguments) => up(arguments),
@@ -149,6 +147,11 @@ fn up(arguments: &UpArguments) -> Result<(), Failure> {
     }
     let cluster = arguments.input.load()?.cluster()?;
     let externals: BTreeSet<IpAddr> = arguments.external.iter().copied().collect();
+    for address in &externals {
+        if let Some(owner) = owner_of(*address, &cluster) {
+            return Err(Failure::Usage(format!("--external {address}: is {owner}'s address")));
+        }
+    }
     let sluice = std::env::current_exe().context("cannot find this program's own file")?;
     let options =
         LabOptions { name: arguments.name.clone(), sluice, bpffs: BPFFS.into(), agents: true };
@@ -165,6 +168,17 @@ fn up(arguments: &UpArguments) -> Result<(), Failure> {
     }
     stay(&mut lab, arguments, cluster, &externals)?;
     Ok(lab.down()?)
+}
+
+/// Who in the cluster has an address.
+fn owner_of(address: IpAddr, cluster: &Cluster) -> Option<String> {
+    let pod = || cluster.pod_at(address).map(ToString::to_string);
+    let node = || cluster.node_at(address).map(|node| format!("node {node}"));
+    let service = || {
+        let name = cluster.service_at(address)?;
+        Some(format!("service {}/{}", name.namespace, name.name))
+    };
+    pod().or_else(node).or_else(service)
 }
 
 /// Until a signal; with `--watch` the lab follows the manifests meanwhile.

@@ -90,6 +90,33 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+/// Refuses where this process is not root.
+///
+/// # Errors
+/// [`Failure::Cannot`], which says who needs it.
+pub fn need_root(who: &str) -> Result<(), Failure> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Failure::Cannot(anyhow::anyhow!("{who} needs root: run it with sudo")))
+}
+
+/// An error and its causes, each once: many libraries put the cause into the message as well.
+pub fn in_words(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.ends_with(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
 /// What `main` does.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -109,7 +136,7 @@ pub fn main() -> ExitCode {
             match &failure {
                 Failure::No => {}
                 Failure::Usage(reason) => eprintln!("sluice: {}", reason.trim_end()),
-                Failure::Cannot(error) => eprintln!("sluice: {error:#}"),
+                Failure::Cannot(error) => eprintln!("sluice: {}", in_words(error)),
             }
             ExitCode::from(failure.status())
         }
@@ -128,5 +155,21 @@ pub fn print(text: &str) -> Result<(), Failure> {
             Err(anyhow::Error::new(error).context("standard output").into())
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot talk: {0}")]
+    struct Talk(#[from] std::io::Error);
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let denied = std::io::Error::from_raw_os_error(13);
+        let error = anyhow::Error::new(Talk(denied)).context("status");
+        assert_eq!(in_words(&error), "status: cannot talk: Permission denied (os error 13)");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::agent::{DEFAULT_BPFFS, DEFAULT_STATE_DIR};
-use super::{Failure, print};
+use super::{Failure, need_root, print};
 use crate::control::{self, AskError, Request, Response};
 use crate::inspect::{self, InspectError};
 use crate::report::json;
@@ -52,6 +52,8 @@ enum StatusOutput {
 /// # Errors
 /// [`Failure::No`] where something is not; [`Failure::Cannot`] where that cannot be known.
 pub fn run(arguments: &StatusArguments) -> Result<(), Failure> {
+    // The agent's socket and the pinned tables are root's: without it, all would look absent.
+    need_root("status")?;
     let status = status(&arguments.bpffs, &arguments.state_dir)?;
     match arguments.output {
         StatusOutput::Table => print(&render(&status, Look::of_stdout()))?,

@@ -145,6 +145,24 @@ pub fn item(kind: Kind, value: &Value) -> Result<Item, Vec<Fault>> {
     })
 }
 
+/// Converts an object that is only looked at (a Pod or a Namespace), whatever else it holds. `None`
+/// for other kinds, and where what is known of it is wrong too.
+///
+/// A pod that a newer API has written must not slip out of the policies that select it.
+pub fn item_without_unknown_fields(kind: Kind, value: &Value) -> Option<Item> {
+    match kind {
+        Kind::Namespace => {
+            let namespace = strict::decode_loosely(value).ok()?;
+            namespace::convert(namespace).ok().map(Item::Namespace)
+        }
+        Kind::Pod => {
+            let pod = strict::decode_loosely(value).ok()?;
+            pod::convert(pod).ok().map(|pod| Item::Pod(Box::new(pod)))
+        }
+        _ => None,
+    }
+}
+
 fn workload_item(workload: workload::Workload) -> Item {
     Item::Workload(Box::new(workload))
 }

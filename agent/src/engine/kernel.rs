@@ -57,8 +57,11 @@ impl Kernel {
     /// What this machine lacks for it.
     pub fn new() -> anyhow::Result<Self> {
         let options = LoadOptions { event_rate: u32::MAX, ..LoadOptions::default() };
-        let datapath = Datapath::load(&options)
-            .context("the engine `kernel` needs root and a kernel with BPF")?;
+        let datapath = Datapath::load(&options).context(if nix::unistd::geteuid().is_root() {
+            "the engine `kernel` needs a kernel with BPF"
+        } else {
+            "the engine `kernel` needs root: run it with sudo"
+        })?;
         Ok(Self {
             datapath,
             compiler: Compiler::new(Capacity::default(), Names::default()),

@@ -21,9 +21,13 @@ pub struct Description {
 }
 
 impl Description {
-    /// The namespace of a pod (`namespace/pod`), a node (`node/name`) or an outside host (an
-    /// address).
+    /// The namespace of a pod (`namespace/pod`, or `namespace/workload` for its first pod), a node
+    /// (`node/name`) or an outside host (an address).
     pub(super) fn netns(&self, whom: &str) -> Option<&str> {
+        self.netns_of(whom).or_else(|| self.netns_of(&format!("{whom}-0")))
+    }
+
+    fn netns_of(&self, whom: &str) -> Option<&str> {
         let pods = self.endpoints.iter().map(|e| (e.pod.clone(), &e.netns));
         let nodes = self.nodes.iter().map(|n| (format!("node/{}", n.node), &n.netns));
         let hosts = self
@@ -76,4 +80,26 @@ pub struct NodeDescription {
     pub bpffs: PathBuf,
     /// Process id of its agent.
     pub agent_pid: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_found_by_its_name_or_its_workloads() {
+        let pod = |name: &str| EndpointDescription {
+            pod: name.into(),
+            node: "n".into(),
+            netns: format!("of {name}"),
+            addresses: Vec::new(),
+            interface: String::new(),
+        };
+        let endpoints = vec![pod("x/a-0"), pod("x/a-1"), pod("x/b")];
+        let lab = Description { endpoints, ..Description::default() };
+        assert_eq!(lab.netns("x/a-1"), Some("of x/a-1"));
+        assert_eq!(lab.netns("x/a"), Some("of x/a-0"));
+        assert_eq!(lab.netns("x/b"), Some("of x/b"));
+        assert_eq!(lab.netns("x/c"), None);
+    }
 }

@@ -46,6 +46,8 @@ pub struct Broken {
     pub faults: Vec<Fault>,
     /// For a NetworkPolicy: what isolates the pods that it selects.
     pub closed: Option<NetworkPolicy>,
+    /// For a Pod or Namespace with unknown fields: the object without them.
+    pub readable: Option<Object>,
 }
 
 /// Reads the objects of one document: itself, or the items of a list, each with its path in the
@@ -79,7 +81,8 @@ fn without_kind(value: &Value) -> Reading {
 }
 
 fn broken(object: &str, key: Option<ObjectKey>, faults: Vec<Fault>) -> Reading {
-    Reading::Broken(Box::new(Broken { object: object.into(), key, faults, closed: None }))
+    let object = object.into();
+    Reading::Broken(Box::new(Broken { object, key, faults, closed: None, readable: None }))
 }
 
 fn list(mut value: Value, item_kind: Option<Kind>) -> Vec<(String, Reading)> {
@@ -115,7 +118,11 @@ fn one(value: Value, meaning: Meaning, api_version: String, kind: String) -> Rea
         Meaning::OtherVersion(known) => {
             let reason =
                 format!("{kind} of {api_version} is not read, only {}", known.api_version());
-            broken(&untyped_name(&kind, &value), None, fault("apiVersion", reason))
+            unread(&kind, known, &value, fault("apiVersion", reason))
+        }
+        Meaning::Misspelled(known) => {
+            let reason = format!("unknown kind `{kind}`: did you mean {}?", known.as_str());
+            unread(&kind, known, &value, fault("kind", reason))
         }
         Meaning::UnsupportedPolicy => {
             let reason = format!("{kind} of {api_version} is not enforced by sluice yet");
@@ -124,6 +131,15 @@ fn one(value: Value, meaning: Meaning, api_version: String, kind: String) -> Rea
         // A list inside a list is read by `interpret`.
         Meaning::List(_) | Meaning::Irrelevant => Reading::Irrelevant { api_version, kind },
     }
+}
+
+/// An object that is not read although it is meant to be of a known kind. A NetworkPolicy has its
+/// closed form all the same: this part of its schema never changed.
+fn unread(kind: &str, meant: Kind, value: &Value, faults: Vec<Fault>) -> Reading {
+    let object = untyped_name(kind, value);
+    let closed = (meant == Kind::NetworkPolicy).then(|| networkpolicy::closed(value)).flatten();
+    let key = convert::key(meant, value);
+    Reading::Broken(Box::new(Broken { object, key, faults, closed, readable: None }))
 }
 
 /// `Kind namespace/name`, of an object of any kind.
@@ -148,7 +164,9 @@ fn known(kind: Kind, value: Value) -> Reading {
         (Err(faults), key) => {
             let closed =
                 (kind == Kind::NetworkPolicy).then(|| networkpolicy::closed(&value)).flatten();
-            Reading::Broken(Box::new(Broken { object: name, key, faults, closed }))
+            let item = convert::item_without_unknown_fields(kind, &value);
+            let readable = item.zip(key.clone()).map(|(item, key)| Object { key, value, item });
+            Reading::Broken(Box::new(Broken { object: name, key, faults, closed, readable }))
         }
     }
 }

@@ -100,8 +100,10 @@ pub enum Meaning {
     List(Option<Kind>),
     /// Known, but in a version that is not read.
     OtherVersion(Kind),
-    /// A network policy of a kind that is not enforced. Never ignored.
+    /// A network policy of a kind that is not enforced, or a list of them. Never ignored.
     UnsupportedPolicy,
+    /// No kind, but nearly this one.
+    Misspelled(Kind),
     /// Nothing that policy depends on.
     Irrelevant,
 }
@@ -112,12 +114,12 @@ const OWN_GROUPS: [&str; 7] =
 
 /// What a document is, by its `apiVersion` and `kind`.
 pub fn meaning(api_version: &str, kind: &str) -> Meaning {
-    let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+    let group = group_of(api_version);
     if let Some(known) = Kind::from_name(kind) {
         if api_version == known.api_version() {
             return Meaning::Known(known);
         }
-        let own_group = known.api_version().rsplit_once('/').map_or("", |(group, _)| group);
+        let own_group = group_of(known.api_version());
         // `extensions/v1beta1` held Deployments and NetworkPolicies once.
         if group == own_group || group == "extensions" {
             return Meaning::OtherVersion(known);
@@ -128,8 +130,23 @@ pub fn meaning(api_version: &str, kind: &str) -> Meaning {
     }
     match kind.strip_suffix("List") {
         Some(item) if OWN_GROUPS.contains(&group) => Meaning::List(Kind::from_name(item)),
-        _ => Meaning::Irrelevant,
+        Some(item) if item.ends_with("NetworkPolicy") => Meaning::UnsupportedPolicy,
+        _ => nearly(group, kind).map_or(Meaning::Irrelevant, Meaning::Misspelled),
     }
+}
+
+/// The kind whose name this is but for case, or in the plural, as the API's paths have it.
+fn nearly(group: &str, kind: &str) -> Option<Kind> {
+    let kind = kind.to_ascii_lowercase();
+    Kind::ALL.into_iter().find(|known| {
+        let name = known.as_str().to_ascii_lowercase();
+        let plural = name.strip_suffix('y').map_or(format!("{name}s"), |stem| format!("{stem}ies"));
+        group_of(known.api_version()) == group && (kind == name || kind == plural)
+    })
+}
+
+fn group_of(api_version: &str) -> &str {
+    api_version.rsplit_once('/').map_or("", |(group, _)| group)
 }
 
 #[cfg(test)]
@@ -167,6 +184,26 @@ mod tests {
             meaning("extensions/v1beta1", "NetworkPolicy"),
             Meaning::OtherVersion(Kind::NetworkPolicy)
         );
+    }
+
+    #[test]
+    fn a_misspelled_kind_is_not_ignored() {
+        for (api_version, kind, meant) in [
+            ("networking.k8s.io/v1", "networkpolicy", Kind::NetworkPolicy),
+            ("networking.k8s.io/v1", "NetworkPolicies", Kind::NetworkPolicy),
+            ("v1", "pods", Kind::Pod),
+            ("apps/v1", "statefulSet", Kind::StatefulSet),
+        ] {
+            assert_eq!(meaning(api_version, kind), Meaning::Misspelled(meant), "{kind}");
+        }
+        assert_eq!(meaning("example.com/v1", "Pods"), Meaning::Irrelevant);
+        assert_eq!(meaning("networking.k8s.io/v1", "Ingress"), Meaning::Irrelevant);
+    }
+
+    #[test]
+    fn a_list_of_unsupported_policies_is_not_ignored() {
+        assert_eq!(meaning("cilium.io/v2", "CiliumNetworkPolicyList"), Meaning::UnsupportedPolicy);
+        assert_eq!(meaning("example.com/v1", "ThingList"), Meaning::Irrelevant);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From paths on the command line to texts.
 
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// Bytes of one input that are read at most. A listing of 20,000 pods is below it.
@@ -9,7 +10,7 @@ pub const INPUT_LIMIT: u64 = 64 * 1024 * 1024;
 /// Files below the given directories whose names end like this are manifests.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
-/// Directories nest at most this deep; what is deeper is a loop of mounts or a mistake.
+/// Directories nest at most this deep; what is deeper is a mistake.
 const DEPTH_LIMIT: usize = 64;
 
 /// The text of one input.
@@ -54,6 +55,12 @@ pub enum ReadError {
         /// Path.
         path: String,
     },
+    /// A pipe or device among the manifests of a directory: reading it could wait for ever.
+    #[error("{path}: not a file")]
+    NotAFile {
+        /// Path.
+        path: String,
+    },
     /// Directories nest too deep.
     #[error("{path}: more than {DEPTH_LIMIT} directories deep")]
     TooDeep {
@@ -76,6 +83,8 @@ pub fn read(path: &Path) -> Vec<Result<Text, ReadError>> {
         return vec![text.map(|text| Text { file: "<stdin>".into(), directory: ".".into(), text })];
     }
     match find(path) {
+        // Given by name, it may be a pipe: what a shell makes of `<(helm template …)`.
+        Ok(files) if files == [path] => vec![open(path)],
         Ok(files) => files.iter().map(|file| read_file(file)).collect(),
         Err(error) => vec![Err(error)],
     }
@@ -90,7 +99,7 @@ pub fn find(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
         return Ok(vec![path.to_owned()]);
     }
     let mut files = Vec::new();
-    search(path, 0, &mut files)?;
+    search(path, &mut Vec::new(), &mut files)?;
     if files.is_empty() {
         return Err(ReadError::Empty { path: path.display().to_string() });
     }
@@ -98,10 +107,22 @@ pub fn find(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
     Ok(files)
 }
 
-fn search(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), ReadError> {
-    if depth >= DEPTH_LIMIT {
+/// `above` are the directories on the way here, by device and inode.
+fn search(
+    directory: &Path,
+    above: &mut Vec<(u64, u64)>,
+    files: &mut Vec<PathBuf>,
+) -> Result<(), ReadError> {
+    if above.len() >= DEPTH_LIMIT {
         return Err(ReadError::TooDeep { path: directory.display().to_string() });
     }
+    let metadata = std::fs::metadata(directory).map_err(|e| ReadError::io(directory, e))?;
+    let identity = (metadata.dev(), metadata.ino());
+    if above.contains(&identity) {
+        // A link back to a directory that is being searched: everything in it is found there.
+        return Ok(());
+    }
+    above.push(identity);
     for entry in std::fs::read_dir(directory).map_err(|e| ReadError::io(directory, e))? {
         let path = entry.map_err(|e| ReadError::io(directory, e))?.path();
         // Follows links: mounted ConfigMaps are links. Hidden names are their bookkeeping.
@@ -109,19 +130,27 @@ fn search(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()
             continue;
         }
         if path.is_dir() {
-            search(&path, depth + 1, files)?;
+            search(&path, above, files)?;
         } else if path.extension().is_some_and(|e| EXTENSIONS.iter().any(|x| e == *x)) {
             files.push(path);
         }
     }
+    above.pop();
     Ok(())
 }
 
-/// Reads one manifest.
+/// Reads one manifest, which must be a file.
 ///
 /// # Errors
 /// [`ReadError`].
 pub fn read_file(path: &Path) -> Result<Text, ReadError> {
+    if !std::fs::metadata(path).map_err(|e| ReadError::io(path, e))?.is_file() {
+        return Err(ReadError::NotAFile { path: path.display().to_string() });
+    }
+    open(path)
+}
+
+fn open(path: &Path) -> Result<Text, ReadError> {
     let name = path.display().to_string();
     let file = std::fs::File::open(path).map_err(|e| ReadError::io(path, e))?;
     let text = decode(&name, file)?;
@@ -141,4 +170,28 @@ fn decode(name: &str, from: impl std::io::Read) -> Result<String, ReadError> {
         path: name.into(),
         offset: error.utf8_error().valid_up_to(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_back_to_its_own_directory_adds_nothing() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let below = place.path().join("below");
+        std::fs::create_dir(&below).expect("a directory");
+        std::fs::write(below.join("a.yaml"), "").expect("written");
+        std::os::unix::fs::symlink("..", below.join("up")).expect("linked");
+        assert_eq!(find(place.path()).expect("listed"), [below.join("a.yaml")]);
+    }
+
+    #[test]
+    fn a_pipe_in_a_directory_is_refused_and_not_waited_for() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let pipe = place.path().join("pipe.yaml");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        let read = read(place.path());
+        assert!(matches!(read.as_slice(), [Err(ReadError::NotAFile { .. })]), "{read:?}");
+    }
 }

@@ -114,7 +114,7 @@ fn parse(lines_before: u64, text: &str) -> Result<Document<'_>, SyntaxError> {
 
 fn syntax_error(lines_before: u64, error: &serde_saphyr::Error) -> SyntaxError {
     let location = error.location();
-    let mut reason = error.to_string();
+    let mut reason = limit_in_words(error).unwrap_or_else(|| error.to_string());
     if let Some(location) = location {
         // The parser's own words end in the line within the document; ours is the line in the file.
         let suffix = format!(" at line {}, column {}", location.line(), location.column());
@@ -124,6 +124,23 @@ fn syntax_error(lines_before: u64, error: &serde_saphyr::Error) -> SyntaxError {
         reason.push_str(&format!(" (column {})", location.column()));
     }
     SyntaxError { line: lines_before + location.map_or(1, |l| l.line()), reason }
+}
+
+/// Which limit a document is beyond. The parser would name its own counters.
+fn limit_in_words(error: &serde_saphyr::Error) -> Option<String> {
+    use serde_saphyr::Error;
+    use serde_saphyr::budget::BudgetBreach;
+    match error {
+        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => limit_in_words(error),
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            Some(format!("nested more than {DEPTH_LIMIT} deep"))
+        }
+        Error::Budget { .. } => Some("has more parts than is read of one document".into()),
+        Error::AliasReplayLimitExceeded { .. } | Error::AliasExpansionLimitExceeded { .. } => {
+            Some("aliases repeat more than is read of one document".into())
+        }
+        _ => None,
+    }
 }
 
 impl Document<'_> {
@@ -329,11 +346,13 @@ mod tests {
             let previous = vec![format!("*a{}", i - 1); 10].join(",");
             bomb.push_str(&format!("a{i}: &a{i} [{previous}]\n"));
         }
-        assert!(documents(&bomb)[0].is_err());
-        let deep = "[".repeat(100_000);
-        assert!(documents(&deep)[0].is_err());
+        let refusal = |text: &str| documents(text)[0].as_ref().expect_err("a limit").to_string();
+        let reason = refusal(&bomb);
+        assert!(reason.starts_with("aliases repeat more than is read"), "{reason}");
+        assert!(documents(&"[".repeat(100_000))[0].is_err());
         let deep: String = (0..2000).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
-        assert!(documents(&deep)[0].is_err());
+        let reason = refusal(&deep);
+        assert!(reason.starts_with("nested more than 96 deep (column"), "{reason}");
     }
 
     #[test]

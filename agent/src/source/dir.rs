@@ -12,6 +12,8 @@
 //! * A NetworkPolicy that never was good is **closed by name**: the pods that it selects are isolated,
 //!   in the directions that it names or else in both, for as long as it stays. So is one that is invalid when the agent starts,
 //!   since what it said before is not known then.
+//! * A Pod or Namespace with unknown fields **counts without them**, since it is a fact and no intent:
+//!   a pod that a newer API has written must not slip out of the policies that select it.
 //! * Where an error cannot be laid to one object (no YAML, an object without a name), all objects that
 //!   this file held before and now lacks stay: they may be in the part that cannot be read.
 //! * A file that is gone takes its objects with it. A path that is gone (or cannot be listed)
@@ -85,6 +87,8 @@ struct Directory {
     world: World,
     faults: Vec<String>,
     synced: bool,
+    /// The last look could not list the path.
+    lost: bool,
 }
 
 impl Directory {
@@ -95,6 +99,7 @@ impl Directory {
             world: World::default(),
             faults: Vec::new(),
             synced: false,
+            lost: false,
         }
     }
 
@@ -106,7 +111,8 @@ impl Directory {
             Err(ReadError::Empty { .. }) => Vec::new(),
             Err(error) => return self.unreadable(&error),
         };
-        let mut changed = !self.synced;
+        // Found again, the fault that said so is over, whether or not a file is another.
+        let mut changed = std::mem::take(&mut self.lost) || !self.synced;
         self.files.retain(|path, _| {
             let stays = paths.contains(path);
             changed |= !stays;
@@ -127,6 +133,7 @@ impl Directory {
     }
 
     fn unreadable(&mut self, error: &ReadError) -> Vec<Event> {
+        self.lost = true;
         let consequence = if self.synced {
             "the state read last stays in force"
         } else {
@@ -198,8 +205,9 @@ struct Stamp {
 }
 
 impl Stamp {
+    /// Of what a link leads to; of the link itself where that is nothing.
     fn of(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::metadata(path)?;
+        let metadata = std::fs::metadata(path).or_else(|_| std::fs::symlink_metadata(path))?;
         Ok(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -240,7 +248,7 @@ impl View {
         let last_good = before.map_or(&empty, |before| &before.good);
         let (good, closed, faults) = match read::read_file(path) {
             Ok(text) => judge(manifest::load_text(&text), last_good),
-            Err(ReadError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+            Err(ReadError::Io { error, .. }) if std::fs::symlink_metadata(path).is_err() => {
                 return Err(error);
             }
             Err(error) => (last_good.clone(), Vec::new(), vec![format!("{error}{}", STAYS)]),
@@ -266,7 +274,10 @@ fn judge(
     let mut consequences: BTreeMap<String, &str> = BTreeMap::new();
     for broken in loaded.broken {
         let last = broken.key.as_ref().and_then(|key| last_good.get(key));
-        if let Some(object) = last {
+        if let Some(object) = broken.readable {
+            good.entry(object.key.clone()).or_insert(object);
+            consequences.insert(broken.object, "; the rest of it counts");
+        } else if let Some(object) = last {
             good.entry(object.key.clone()).or_insert_with(|| object.clone());
             consequences.insert(broken.object, "; its last good version stays in force");
         } else if let Some(policy) = broken.closed {

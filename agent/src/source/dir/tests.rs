@@ -148,6 +148,44 @@ fn a_policy_that_never_was_good_is_closed_until_it_is() {
 }
 
 #[test]
+fn a_policy_of_another_version_or_spelling_is_closed() {
+    for (right, wrong) in
+        [("networking.k8s.io/v1", "extensions/v1beta1"), ("NetworkPolicy", "networkpolicy")]
+    {
+        let (setup, events) = Setup::new(&[("p.yaml", &POLICY.replace(right, wrong))]);
+        let closed = |event: &Event| {
+            matches!(event, Event::Changes(changes)
+            if changes.iter().any(|c| matches!(c, Change::Policy(n, Some(_)) if *n == policy())))
+        };
+        assert!(events.iter().any(closed), "{events:?}");
+        assert!(setup.faults().contains("closed: the pods"), "{}", setup.faults());
+    }
+}
+
+#[test]
+fn a_policy_whose_kind_becomes_misspelled_keeps_its_last_good_version() {
+    let (mut setup, _) = Setup::new(&[("p.yaml", POLICY)]);
+    setup.write("p.yaml", &POLICY.replace("NetworkPolicy", "networkPolicy"));
+    let events = setup.directory.look();
+    assert!(matches!(events.as_slice(), [Event::Faults(_)]), "{events:?}");
+    assert!(setup.faults().contains("its last good version stays"), "{}", setup.faults());
+}
+
+#[test]
+fn a_pod_with_an_unknown_field_counts_without_it() {
+    let (setup, events) =
+        Setup::new(&[("a.yaml", &POD.replace("nodeName", "newField: 1, nodeName"))]);
+    let name = PodName { namespace: "x".into(), name: "a".into() };
+    let counts = |event: &Event| {
+        matches!(event, Event::Changes(changes)
+        if changes.iter().any(|c| matches!(c, Change::Pod(n, Some(pod)) if *n == name && pod.node == "n")))
+    };
+    assert!(events.iter().any(counts), "{events:?}");
+    let faults = setup.faults();
+    assert!(faults.ends_with("spec.newField: unknown field; the rest of it counts"), "{faults}");
+}
+
+#[test]
 fn text_that_is_no_yaml_keeps_what_the_file_held() {
     let (mut setup, _) = Setup::new(&[("p.yaml", &format!("{POLICY}---{POD}"))]);
     let world = setup.directory.world.clone();
@@ -177,4 +215,30 @@ fn a_file_rewritten_within_a_time_stamp_is_read_again() {
     file.set_modified(modified).expect("set");
     let events = setup.directory.look();
     assert!(matches!(events.as_slice(), [Event::Changes(c)] if c.len() == 2), "{events:?}");
+}
+
+#[test]
+fn a_path_that_is_back_is_no_fault_any_more() {
+    let (mut setup, _) = Setup::new(&[("p.yaml", POLICY)]);
+    // So old that nothing but its absence can change.
+    let file = fs::File::options().append(true).open(setup.file("p.yaml")).expect("opened");
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1)).expect("an old file");
+    setup.directory.look();
+    let (here, away) = (setup.place.path().join("manifests"), setup.place.path().join("away"));
+    fs::rename(&here, &away).expect("renamed");
+    assert!(matches!(setup.directory.look().as_slice(), [Event::Faults(_)]));
+    fs::rename(&away, &here).expect("renamed back");
+    assert_eq!(setup.directory.look(), [Event::Faults(Vec::new())]);
+}
+
+#[test]
+fn a_pipe_or_a_dead_link_among_manifests_is_named_and_holds_nothing_up() {
+    let (mut setup, _) = Setup::new(&[("a.yaml", POD), ("p.yaml", POLICY)]);
+    nix::unistd::mkfifo(&setup.file("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).expect("made");
+    std::os::unix::fs::symlink("/nowhere", setup.file("link.yaml")).expect("linked");
+    fs::remove_file(setup.file("p.yaml")).expect("removed");
+    let events = setup.directory.look();
+    assert!(events.contains(&Event::Changes(vec![Change::Policy(policy(), None)])), "{events:?}");
+    assert!(setup.faults().contains("pipe.yaml: not a file"), "{}", setup.faults());
+    assert!(setup.faults().contains("link.yaml: No such file"), "{}", setup.faults());
 }
