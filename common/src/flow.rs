@@ -13,7 +13,7 @@
 //! A flow is judged when it opens, and again at its next packet once the tables have changed: always
 //! in the direction of its *initiator*, because that is whose connection it is.
 
-use crate::abi::{Direction, Flow, FlowKey, FlowState, RuleId};
+use crate::abi::{Direction, Flow, FlowKey, FlowState, RULE_DEFAULT, RuleId};
 use crate::parse::{Packet, Transport, protocol, sctp_chunk, tcp_flag};
 
 /// The kernel's tick counter (`bpf_jiffies64`) and its rate.
@@ -192,6 +192,28 @@ pub fn open(
     }
 }
 
+/// The flow that a packet from the pod to its own address opens. It is there for the same packet to
+/// be known when it comes back ([`is_own`]); each direction of a conversation has its own.
+#[inline(always)]
+pub const fn to_itself(generation: u32, clock: Clock) -> Flow {
+    Flow {
+        last_seen: clock.now,
+        generation,
+        state: FlowState::Opening as u32,
+        rule: RULE_DEFAULT,
+        initiator: Direction::Egress as u32,
+        flags: 0,
+        reserved: 0,
+    }
+}
+
+/// True for a live flow that the pod's own packets opened. The key must be that of a packet to the
+/// pod's own address, as seen when the pod sent it.
+#[inline(always)]
+pub const fn is_own(flow: &Flow, key: &FlowKey, clock: Clock) -> bool {
+    flow.initiator == Direction::Egress as u32 && !is_over(flow, key, clock)
+}
+
 /// Silent for longer than its lifetime. A clock that seems to run backwards (another CPU's view of
 /// it) is not silence.
 #[inline(always)]
@@ -222,7 +244,7 @@ const fn continues_opening(flow: &Flow) -> bool {
 
 /// With the time noted, at most once a second.
 #[inline(always)]
-const fn seen(mut flow: Flow, clock: Clock) -> Flow {
+pub const fn seen(mut flow: Flow, clock: Clock) -> Flow {
     if clock.now.saturating_sub(flow.last_seen) >= clock.rate as u64 {
         flow.last_seen = clock.now;
     }

@@ -124,7 +124,7 @@ pub(crate) fn walk(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason
     if let Err(reason) = scene.read {
         return if scene.governs(direction) { reason } else { Reason::NotIsolated };
     }
-    if scene.endpoint.owns(remote(&scene.packet, direction)) {
+    if is_to_itself(scene, direction) {
         return Reason::OwnAddress;
     }
     if !scene.governs(direction) && !scene.governs(direction.reverse()) {
@@ -139,6 +139,38 @@ const fn remote(packet: &Packet, direction: Direction) -> &Address {
         Direction::Ingress => &packet.source,
         Direction::Egress => &packet.destination,
     }
+}
+
+/// The pod sent the packet to its own address, and nobody else did.
+///
+/// Such packets leave the pod only to be sent back by the node (a hairpin). Its address as source
+/// proves nothing there, since any pod without our programs can write it: so what goes out is noted,
+/// and only what was noted may come in.
+#[inline(always)]
+fn is_to_itself(scene: &Scene, direction: Direction) -> bool {
+    let Scene { endpoint, packet, generation, clock, .. } = scene;
+    if !endpoint.owns(&packet.destination) || !endpoint.owns(remote(packet, direction)) {
+        return false;
+    }
+    let key = track::key(packet, Direction::Egress, endpoint.epoch);
+    let place = key.as_ref().and_then(flow::find);
+    let (Some(key), place) = (&key, place) else {
+        // Of a message without a flow nothing is noted.
+        return matches!(direction, Direction::Egress);
+    };
+    if matches!(direction, Direction::Ingress) {
+        return place.is_some_and(|place| track::is_own(&place.flow, key, *clock));
+    }
+    match place {
+        Some(place) if track::is_own(&place.flow, key, *clock) => {
+            place.set(&track::seen(place.flow, *clock));
+        }
+        // Without the entry it does not come back in, but for policy: that fails closed.
+        _ => {
+            flow::insert(key, &track::to_itself(*generation, *clock));
+        }
+    }
+    true
 }
 
 /// A packet of the node's own host stack always passes. Where the pod's egress is governed, a flow is
@@ -205,6 +237,9 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     let is_error = matches!(scene.packet.transport, Transport::Error { .. });
     let key = if is_error {
         key_of_quoted(scene, skb, direction)
+    } else if scene.endpoint.owns(remote(&scene.packet, direction)) {
+        // It claims the pod's own address. The flows to that are the pod's; this is none of them.
+        None
     } else {
         track::key(&scene.packet, direction, scene.endpoint.epoch)
     };

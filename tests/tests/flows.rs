@@ -303,15 +303,68 @@ fn own_host_passes_and_is_answered() {
     assert_eq!(action, sluice::datapath::run::Action::Drop);
 }
 
+/// Packets of a pod to itself, as they leave it and as the node sends them back.
+fn to_itself() -> [Vec<u8>; 7] {
+    let v4 = |number, payload: &[u8]| packet::frame(POD.into(), POD.into(), number, payload);
+    let v6 = |number, payload: &[u8]| packet::frame(POD6.into(), POD6.into(), number, payload);
+    [
+        v4(protocol::TCP, &tcp(CLIENT, SERVER, SYN)),
+        v6(protocol::TCP, &tcp(CLIENT, SERVER, SYN)),
+        v4(protocol::TCP, &tcp(CLIENT + 1, SERVER, RST)),
+        v4(protocol::UDP, &udp(CLIENT, SERVER, &[])),
+        v6(protocol::SCTP, &sctp(CLIENT, SERVER, sctp_chunk::INIT)),
+        v4(protocol::ICMP, &echo(8, 5)),
+        v6(protocol::ICMPV6, &echo(128, 5)),
+    ]
+}
+
+/// 39: what the pod sends to itself comes back to it.
 #[test]
 fn a_pod_reaches_itself() {
     let mut scene = Scene::new();
-    let to_itself = packet::frame(POD.into(), POD.into(), protocol::TCP, &tcp(1, 2, SYN));
-    let to_itself6 = packet::frame(POD6.into(), POD6.into(), protocol::TCP, &tcp(1, 2, SYN));
-    for direction in [Ingress, Egress] {
-        scene.passes(direction, &to_itself, Reason::OwnAddress);
-        scene.passes(direction, &to_itself6, Reason::OwnAddress);
+    for packet in to_itself() {
+        for direction in [Egress, Ingress, Egress, Ingress] {
+            scene.passes(direction, &packet, Reason::OwnAddress);
+        }
     }
+    // The answer is noted by itself, and goes the same way.
+    let answer =
+        packet::frame(POD.into(), POD.into(), protocol::TCP, &tcp(SERVER, CLIENT, SYN | ACK));
+    scene.passes(Egress, &answer, Reason::OwnAddress);
+    scene.passes(Ingress, &answer, Reason::OwnAddress);
+    // A change of policy is none of its business.
+    scene.deny_all(Egress);
+    scene.passes(Ingress, &answer, Reason::OwnAddress);
+}
+
+/// Anyone without our programs can write the pod's address as source.
+#[test]
+fn a_forged_own_address_is_judged_by_policy() {
+    let mut scene = Scene::new();
+    for packet in to_itself() {
+        scene.drops(Ingress, &packet, Reason::DefaultDeny);
+    }
+    // What the pod did send to itself is no leave for anything else.
+    let from = |port, to, flags| {
+        packet::frame(POD.into(), POD.into(), protocol::TCP, &tcp(port, to, flags))
+    };
+    scene.passes(Egress, &from(CLIENT, SERVER, SYN), Reason::OwnAddress);
+    scene.drops(Ingress, &from(SERVER, CLIENT, SYN | ACK), Reason::DefaultDeny);
+    scene.drops(Ingress, &from(CLIENT, SERVER + 1, SYN), Reason::DefaultDeny);
+    // Nor is what policy lets through: it opens nothing, in this direction or back.
+    scene.allow(Ingress, protocol::TCP, SERVER);
+    scene.passes(Ingress, &from(CLIENT + 1, SERVER, SYN), Reason::Allowed);
+    scene.drops(Ingress, &from(SERVER, CLIENT + 1, SYN | ACK), Reason::DefaultDeny);
+    scene.drops(Ingress, &from(CLIENT + 1, SERVER + 1, SYN), Reason::DefaultDeny);
+    scene.deny(Ingress, protocol::TCP, SERVER);
+    // Nor is a flow to somebody else, whose address the forger writes as destination.
+    scene.allow_all(Egress);
+    scene.passes(Egress, &out(SYN), Reason::Allowed);
+    scene.drops(Ingress, &out(SYN), Reason::DefaultDeny);
+    // And it does not last.
+    scene.passes(Ingress, &from(CLIENT, SERVER, SYN), Reason::OwnAddress);
+    age(&mut scene, &FlowKey { remote: IpAddr::from(POD).into(), ..tcp_key() }, 61);
+    scene.drops(Ingress, &from(CLIENT, SERVER, SYN), Reason::DefaultDeny);
 }
 
 /// An ICMP error that quotes a packet, from somewhere to somewhere.
