@@ -100,9 +100,15 @@ impl Program {
     }
 
     /// Runs it without printing it: true where it ends well.
-    pub(crate) fn succeeds(mut self) -> bool {
+    pub(crate) fn succeeds(self) -> bool {
+        self.exit_code().is_ok_and(|code| code == Some(0))
+    }
+
+    /// Runs it without printing it: the code that it exits with, none where a signal ended it.
+    pub(crate) fn exit_code(mut self) -> anyhow::Result<Option<i32>> {
+        let line = self.line();
         let command = self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
+        Ok(command.status().with_context(|| format!("cannot run `{line}`"))?.code())
     }
 
     /// Runs it without printing it; its standard output, where it ends well.
