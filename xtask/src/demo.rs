@@ -25,6 +25,12 @@ Options:
   --keep   leave the lab up, to go on by hand";
 
 const LAB: &str = "demo";
+const FRONTEND: &str = "shop/frontend-0";
+const DATABASE: &str = "shop/db-0";
+/// The drop reason of what no policy allows.
+const DENIED: &str = "default-deny";
+/// What `timeout` exits with where the time was up.
+const TIMED_OUT: i32 = 124;
 /// The ports of the shop: frontend, API, database.
 const PORTS: &[&str] = &["80", "8080", "5432"];
 
@@ -50,6 +56,16 @@ pub(crate) fn main(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
         demo.keep();
     }
     Ok(())
+}
+
+/// How an attempt to connect ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Attempt {
+    Connected,
+    /// Neither an answer nor an error came before the time was up.
+    NoAnswer,
+    /// Something else, which says nothing about policy: refused, no route, no such lab.
+    Failed(Option<i32>),
 }
 
 /// A running lab; taken down when this is dropped.
@@ -95,27 +111,45 @@ impl Demo {
         self.wait_until_closed()?;
         self.matrix()?;
 
-        say("The frontend may ask the API …");
-        ensure!(self.connects("shop/frontend-0", "shop/api-0", 8080, true)?, "this must pass");
-        println!("  it is connected");
-        say("… but not the database, past the API:");
-        ensure!(!self.connects("shop/frontend-0", "shop/db-0", 5432, true)?, "this must not pass");
-        println!("  no answer: the packet was dropped at the pod's own interface");
+        self.allowed_connection()?;
+        self.blocked_connection()?;
         say("Why?");
-        let question = ["--from", "shop/frontend-0", "--to", "shop/db-0", "--port", "5432"];
+        let question = ["--from", FRONTEND, "--to", DATABASE, "--port", "5432"];
         self.sluice(&["explain"]).arg(&self.manifests).args(question).run()?;
 
         say("What the agent enforces, and what it has dropped and why:");
         self.sluice(&["status"]).args(self.node()?).by_root().run()?;
         say("And the kernel tables' own view of the frontend:");
-        self.sluice(&["inspect", "shop/frontend-0"]).args(self.node()?).by_root().run()
+        self.sluice(&["inspect", FRONTEND]).args(self.node()?).by_root().run()
+    }
+
+    fn allowed_connection(&self) -> anyhow::Result<()> {
+        say("The frontend may ask the API …");
+        let attempt = self.connect(FRONTEND, "shop/api-0", 8080, true)?;
+        ensure!(attempt == Attempt::Connected, "this must pass: {attempt:?}");
+        println!("  it is connected");
+        Ok(())
+    }
+
+    /// Nothing answers, and the frontend's own program says that it dropped the packets.
+    fn blocked_connection(&self) -> anyhow::Result<()> {
+        say("… but not the database, past the API:");
+        let before = self.dropped(FRONTEND)?;
+        let attempt = self.connect(FRONTEND, DATABASE, 5432, true)?;
+        let dropped = self.dropped(FRONTEND)?.saturating_sub(before);
+        ensure!(attempt == Attempt::NoAnswer, "this must get no answer: {attempt:?}");
+        ensure!(dropped > 0, "there was no answer, but sluice did not drop anything");
+        println!(
+            "  no answer: {dropped} packets more dropped on the frontend's way out ({DENIED})"
+        );
+        Ok(())
     }
 
     fn keep(&mut self) {
         self.keep = true;
         let binary = self.binary.display();
         println!("\nThe lab stays. Edit the manifests in {}, or try:", self.manifests.display());
-        println!("  {binary} lab exec --name {LAB} shop/frontend-0 -- bash");
+        println!("  {binary} lab exec --name {LAB} {FRONTEND} -- bash");
         println!("  {binary} lab down {LAB}");
     }
 
@@ -139,22 +173,37 @@ impl Demo {
     /// The lab's agents read a new file within a second or two.
     fn wait_until_closed(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while self.connects("shop/frontend-0", "shop/db-0", 5432, false)? {
+        while self.connect(FRONTEND, DATABASE, 5432, false)? == Attempt::Connected {
             ensure!(Instant::now() < deadline, "the policies are not in force after 20 s");
         }
         Ok(())
     }
 
     /// A TCP connection from pod to pod, as a person would try it.
-    fn connects(&self, from: &str, to: &str, port: u16, show: bool) -> anyhow::Result<bool> {
+    fn connect(&self, from: &str, to: &str, port: u16, show: bool) -> anyhow::Result<Attempt> {
         let address = self.address(to)?;
         let connect = format!("exec 3<>/dev/tcp/{address}/{port}");
         let exec = self.sluice(&["lab", "exec", "--name", LAB, from, "--"]);
-        let exec = exec.args(["timeout", "1", "bash", "-c", &connect]).by_root();
+        let exec = exec.args(["timeout", "2", "bash", "-c", &connect]).by_root();
         if show {
             println!("$ {}    # {to}", exec.line());
         }
-        Ok(exec.succeeds())
+        Ok(match exec.exit_code()? {
+            Some(0) => Attempt::Connected,
+            Some(TIMED_OUT) => Attempt::NoAnswer,
+            code => Attempt::Failed(code),
+        })
+    }
+
+    /// How many packets the kernel has dropped on `pod`'s way out because no policy allows them.
+    fn dropped(&self, pod: &str) -> anyhow::Result<u64> {
+        let inspect = self.sluice(&["inspect", pod, "-o", "json"]).args(self.node()?).by_root();
+        let views: Value = serde_json::from_str(&inspect.output()?)
+            .with_context(|| format!("output of `sluice inspect {pod}`"))?;
+        let counters = views[0]["counters"].as_array().context("the pod has no counters")?;
+        let denied =
+            |counter: &&Value| counter["direction"] == "egress" && counter["reason"] == DENIED;
+        Ok(counters.iter().filter(denied).filter_map(|counter| counter["packets"].as_u64()).sum())
     }
 
     fn address(&self, pod: &str) -> anyhow::Result<&str> {

@@ -94,7 +94,9 @@ pub(crate) fn run(
     cargo("build")
         .env("RUSTC_WORKSPACE_WRAPPER", wrapper)
         .env(WRAPPER_VARIABLE, "1")
-        .args(["--locked", "--package", "sluice-fuzz", "--bins"])
+        // Of the whole workspace, so that dependencies have the features that tests built them with.
+        .args(["--locked", "--workspace"])
+        .args(TARGETS.iter().flat_map(|target| ["--bin".into(), format!("fuzz-{}", target.name)]))
         .run()?;
     let build = workspace::target_dir()?;
     targets.into_iter().try_for_each(|target| run_target(target, seconds, &build))

@@ -1,8 +1,8 @@
 //! Running programs: each one is printed before it runs.
 
 use std::env;
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
@@ -17,7 +17,7 @@ pub(crate) const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 pub(crate) struct Program {
     command: Command,
     /// What was set on top of the inherited environment, for the printed line and for sudo.
-    environment: Vec<(&'static str, OsString)>,
+    environment: Vec<(OsString, OsString)>,
 }
 
 /// `program`, found in [`search_path`].
@@ -68,10 +68,16 @@ impl Program {
     }
 
     /// Sets a variable.
-    pub(crate) fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
-        let value = value.into();
-        self.command.env(name, &value);
+    pub(crate) fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        let (name, value) = (name.into(), value.into());
+        self.command.env(&name, &value);
         self.environment.push((name, value));
+        self
+    }
+
+    /// Runs it in `directory` instead of the workspace's root.
+    pub(crate) fn directory(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
         self
     }
 
@@ -84,7 +90,11 @@ impl Program {
         let mut sudo = program(machine::sudo()[0]).args(&machine::sudo()[1..]);
         sudo = sudo.arg("env").arg(assignment("PATH", &path));
         sudo = sudo.args(self.environment.iter().map(|(name, value)| assignment(name, value)));
-        sudo.arg(self.command.get_program()).args(self.command.get_args())
+        sudo = sudo.arg(self.command.get_program()).args(self.command.get_args());
+        match self.command.get_current_dir() {
+            Some(directory) => sudo.directory(directory),
+            None => sudo,
+        }
     }
 
     /// Runs it and waits; an error where it fails. Its output is the caller's, its input is empty.
@@ -100,9 +110,15 @@ impl Program {
     }
 
     /// Runs it without printing it: true where it ends well.
-    pub(crate) fn succeeds(mut self) -> bool {
+    pub(crate) fn succeeds(self) -> bool {
+        self.exit_code().is_ok_and(|code| code == Some(0))
+    }
+
+    /// Runs it without printing it: the code that it exits with, none where a signal ended it.
+    pub(crate) fn exit_code(mut self) -> anyhow::Result<Option<i32>> {
+        let line = self.line();
         let command = self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
+        Ok(command.status().with_context(|| format!("cannot run `{line}`"))?.code())
     }
 
     /// Runs it without printing it; its standard output, where it ends well.
@@ -125,8 +141,9 @@ impl Program {
     }
 }
 
-fn assignment(name: &str, value: &OsString) -> OsString {
-    let mut text = OsString::from(format!("{name}="));
+fn assignment(name: impl AsRef<OsStr>, value: &OsStr) -> OsString {
+    let mut text = name.as_ref().to_owned();
+    text.push("=");
     text.push(value);
     text
 }

@@ -1,5 +1,7 @@
 //! `cargo xtask test`: everything that CI runs.
 
+mod programs;
+
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use lexopt::Arg;
 
+use self::programs::RunBy;
 use crate::process::{cargo, program};
 use crate::setup::{self, Purpose};
 use crate::{fuzz, layout, licences, lint, machine, workspace};
@@ -111,22 +114,15 @@ fn clippy() -> anyhow::Result<()> {
 
 /// Tests of every crate but `sluice-tests`, and documentation tests.
 fn unit() -> anyhow::Result<()> {
-    let scope = ["--locked", "--no-fail-fast", "--workspace", "--exclude", ROOT_TESTS];
-    cargo("test").args(scope).run()
+    // The second runs also when the first fails: both are worth knowing.
+    let programs = programs::run(RunBy::Caller);
+    cargo("test").args(["--locked", "--no-fail-fast", "--workspace", "--doc"]).run().and(programs)
 }
 
-/// The crate whose tests need root.
-const ROOT_TESTS: &str = "sluice-tests";
-
-/// Tests of the crate that needs root: cargo builds them as this user and runs them by sudo.
+/// Tests of the crate that needs root: built as this user, run by sudo.
 fn root() -> anyhow::Result<()> {
     machine::ready()?;
-    build_binary()?;
-    let mut test = cargo("test").args(["--locked", "--no-fail-fast", "--package", ROOT_TESTS]);
-    if let Some((variable, sudo)) = machine::cargo_runner()? {
-        test = test.env(variable, sudo);
-    }
-    test.run()
+    programs::run(RunBy::Root)
 }
 
 /// The PolicyTests in every engine. Each file is a cluster of its own.
@@ -177,7 +173,8 @@ fn engines_of(case: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names.split_whitespace().map(str::to_owned).collect())
 }
 
-/// The binary that labs and the tests of the command line run.
+/// The binary that the cases run.
 fn build_binary() -> anyhow::Result<()> {
-    cargo("build").args(["--locked", "--package", "sluice", "--bin", "sluice"]).run()
+    // Of the whole workspace, for the features that the tests were built with.
+    cargo("build").args(["--locked", "--workspace", "--bin", "sluice"]).run()
 }

@@ -1,0 +1,91 @@
+//! The test programs: cargo builds those of all crates at once, xtask runs them, some as root.
+//!
+//! One build for all: cargo unifies the features of dependencies over the packages that a command
+//! names, so a command for each package would compile most dependencies again.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+
+use crate::process::{cargo, program};
+use crate::workspace;
+
+/// The folder of the crate whose tests need root.
+const ROOT_TESTS: &str = "tests";
+
+/// Variables that tests may read begin so; sudo would drop them.
+const PASSED_TO_ROOT: &[&str] = &["SLUICE_", "PROPTEST_", "RUST_"];
+
+/// Who runs a test program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RunBy {
+    /// Who called xtask.
+    Caller,
+    /// Root: by sudo where the caller is not.
+    Root,
+}
+
+/// A test program that cargo has built.
+struct TestProgram {
+    file: PathBuf,
+    /// The folder of its package: where cargo would run it.
+    package: PathBuf,
+}
+
+/// Builds all test programs and runs those of `run_by`, also after one that fails.
+pub(super) fn run(run_by: RunBy) -> anyhow::Result<()> {
+    let mut failed = Vec::new();
+    for test in build()?.into_iter().filter(|test| test.run_by() == run_by) {
+        if let Err(error) = test.run() {
+            println!("error: {error:#}");
+            failed.push(test.file.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn build() -> anyhow::Result<Vec<TestProgram>> {
+    let scope = ["--locked", "--workspace", "--no-run"];
+    let build = cargo("test").args(scope).arg("--message-format=json-render-diagnostics");
+    println!("$ {}", build.line());
+    let output = build.output()?;
+    let mut programs = Vec::new();
+    for line in output.lines() {
+        let message: Value = serde_json::from_str(line).context("cargo's messages")?;
+        programs.extend(TestProgram::from_message(&message));
+    }
+    programs.sort_by(|a, b| a.file.cmp(&b.file));
+    Ok(programs)
+}
+
+impl TestProgram {
+    /// What a message of cargo says was built; none where that is no test program.
+    fn from_message(message: &Value) -> Option<Self> {
+        if message["profile"]["test"] != true {
+            return None;
+        }
+        let file = message["executable"].as_str()?.into();
+        let package = Path::new(message["manifest_path"].as_str()?).parent()?.into();
+        Some(Self { file, package })
+    }
+
+    fn run_by(&self) -> RunBy {
+        if self.package == workspace::root().join(ROOT_TESTS) { RunBy::Root } else { RunBy::Caller }
+    }
+
+    fn run(&self) -> anyhow::Result<()> {
+        let test = program(&self.file).directory(&self.package);
+        if self.run_by() == RunBy::Caller {
+            return test.run();
+        }
+        let passed = env::vars_os().filter(|(name, _)| {
+            PASSED_TO_ROOT.iter().any(|prefix| name.to_string_lossy().starts_with(prefix))
+        });
+        passed.fold(test, |test, (name, value)| test.env(name, value)).by_root().run()
+    }
+}
