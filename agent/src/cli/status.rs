@@ -82,12 +82,12 @@ fn status(bpffs: &Path, state_dir: &Path) -> Result<Status, Failure> {
 /// Until an agent has its first full list it knows nothing, and what the one before it pinned is in
 /// force.
 fn with_adopted(mut status: Status, bpffs: &Path, state_dir: &Path) -> Status {
-    if status.generation == 0 {
-        if let Ok(pinned) = inspect::status_of_pins(bpffs, state_dir) {
-            status.generation = pinned.generation;
-            status.endpoints = pinned.endpoints;
-            status.tables = pinned.tables;
-        }
+    if status.generation == 0
+        && let Ok(pinned) = inspect::status_of_pins(bpffs, state_dir)
+    {
+        status.generation = pinned.generation;
+        status.endpoints = pinned.endpoints;
+        status.tables = pinned.tables;
     }
     status
 }
