@@ -154,6 +154,9 @@ pub enum AskError {
     /// The connection broke.
     #[error("cannot talk to the agent: {0}")]
     Io(#[from] io::Error),
+    /// It does not answer in time.
+    #[error("the agent does not answer: it is stopped or stuck; what it enforced stays enforced")]
+    Silent,
     /// It answered something else than was asked for.
     #[error("the agent answered what was not expected: {0}")]
     Unexpected(String),
@@ -177,7 +180,10 @@ pub fn ask(state_dir: &Path, request: Request, timeout: Duration) -> Result<Resp
     line.push('\n');
     stream.write_all(line.as_bytes())?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer)?;
+    BufReader::new(stream).read_line(&mut answer).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::Silent,
+        _ => AskError::Io(error),
+    })?;
     match serde_json::from_str(&answer) {
         Ok(Response::Error { message }) => Err(AskError::Agent(message)),
         Ok(response) => Ok(response),
@@ -231,5 +237,14 @@ mod tests {
         assert!(first.starts_with(r#"{"answer":"error""#), "{first}");
         let second = lines.next_line().await.expect("read").expect("a line");
         assert_eq!(second, r#"{"answer":"healed","corrections":7}"#);
+    }
+
+    #[test]
+    fn an_agent_that_does_not_answer_is_called_silent() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let _listener = std::os::unix::net::UnixListener::bind(socket_path(directory.path()))
+            .expect("a socket");
+        let answer = ask(directory.path(), Request::Status, Duration::from_millis(1));
+        assert!(matches!(answer, Err(AskError::Silent)), "{answer:?}");
     }
 }

@@ -23,7 +23,8 @@ Examples:
   sluice status                  the pods of this node, enforced or not and why
   sluice status -o json
 
-Exit status 1 where a pod's policies are not in force, or nothing is enforced at all.
+Exit status 1 where a pod's policies are not in force, the agent is not in sync, or nothing is
+enforced at all.
 Where no agent answers, its pins tell what is enforced nevertheless.")]
 pub struct StatusArguments {
     /// Directory for pins that the agent was started with
@@ -60,13 +61,14 @@ pub fn run(arguments: &StatusArguments) -> Result<(), Failure> {
         StatusOutput::Json => print(&json::render(&status))?,
     }
     let all = status.endpoints.iter().all(|e| e.state != EnforcementState::NotEnforced);
+    let in_sync = status.synced || !status.agent;
     // Tables without an agent count as long as they are there; the generation is that of a table.
-    if all && status.generation > 0 { Ok(()) } else { Err(Failure::No) }
+    if all && in_sync && status.generation > 0 { Ok(()) } else { Err(Failure::No) }
 }
 
 fn status(bpffs: &Path, state_dir: &Path) -> Result<Status, Failure> {
     match control::ask(state_dir, Request::Status, TIMEOUT) {
-        Ok(Response::Status(status)) => Ok(*status),
+        Ok(Response::Status(status)) => Ok(with_adopted(*status, bpffs, state_dir)),
         Ok(other) => Err(Failure::Cannot(AskError::Unexpected(format!("{other:?}")).into())),
         Err(AskError::NoAgent(_)) => match inspect::status_of_pins(bpffs, state_dir) {
             Ok(status) => Ok(status),
@@ -75,6 +77,19 @@ fn status(bpffs: &Path, state_dir: &Path) -> Result<Status, Failure> {
         },
         Err(error) => Err(Failure::Cannot(error.into())),
     }
+}
+
+/// Until an agent has its first full list it knows nothing, and what the one before it pinned is in
+/// force.
+fn with_adopted(mut status: Status, bpffs: &Path, state_dir: &Path) -> Status {
+    if status.generation == 0
+        && let Ok(pinned) = inspect::status_of_pins(bpffs, state_dir)
+    {
+        status.generation = pinned.generation;
+        status.endpoints = pinned.endpoints;
+        status.tables = pinned.tables;
+    }
+    status
 }
 
 fn render(status: &Status, look: Look) -> String {
