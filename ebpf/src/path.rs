@@ -296,7 +296,9 @@ fn key_of_quoted(scene: &Scene, skb: &Skb, direction: Direction) -> Option<FlowK
         Direction::Ingress => &quoted.source,
         Direction::Egress => &quoted.destination,
     };
-    if !scene.endpoint.owns(own) {
+    // An error goes to the one that sent what it quotes (RFC 792, RFC 4443 section 2.2), or a pod could
+    // send it to anyone.
+    if !scene.endpoint.owns(own) || quoted.source != scene.packet.destination {
         return None;
     }
     track::key(&quoted, direction.reverse(), scene.endpoint.epoch)

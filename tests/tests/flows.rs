@@ -395,6 +395,9 @@ fn icmp_errors_belong_to_the_flow_they_quote() {
     // The pod's own errors, about what it was sent.
     let own = error(POD.into(), PEER.into(), &back(ACK)[14..]);
     scene.passes(Egress, &own, Reason::RelatedError);
+    // To somebody else than the one whose packet it quotes, it is no error about anything.
+    let elsewhere = error(POD.into(), router, &back(ACK)[14..]);
+    scene.drops(Egress, &elsewhere, Reason::DefaultDeny);
     // Policy takes the flow back: its errors go with it.
     scene.deny(Egress, protocol::TCP, SERVER);
     scene.drops(Ingress, &about(&out(ACK)), Reason::Revoked);
@@ -444,6 +447,11 @@ fn ipv6_housekeeping_passes() {
         (Egress, icmpv6("fe80::1", "ff02::1", 255, 134), Reason::SpoofedSource),
         (Egress, icmpv6("::", "ff02::1", 255, 136), Reason::SpoofedSource),
         (Egress, icmpv6("fd00::9", "ff02::1", 255, 136), Reason::SpoofedSource),
+        // To where such messages are never sent: they would carry data out.
+        (Egress, icmpv6(&pod, "2001:db8::1", 255, 133), Reason::DefaultDeny),
+        (Egress, icmpv6("::", "2001:db8::1", 255, 135), Reason::SpoofedSource),
+        (Egress, icmpv6("::", "fd00::9", 1, 143), Reason::SpoofedSource),
+        (Egress, icmpv6("fe80::1", "fd00::9", 1, 143), Reason::SpoofedSource),
         // Other traffic from such addresses.
         (Egress, icmpv6("fe80::1", "ff02::1", 255, 128), Reason::SpoofedSource),
         (Egress, icmpv6("::", "ff02::1", 255, 128), Reason::SpoofedSource),
