@@ -106,7 +106,7 @@ fn reread(scene: &'static mut Scene) -> &'static mut Scene {
 /// Why the packet passes or is dropped.
 #[inline(always)]
 pub(crate) fn walk(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason {
-    if matches!(direction, Direction::Ingress) && skb.is_from_own_host() {
+    if matches!(direction, Direction::Ingress) && skb.is_from_own_host() && is_of_one_piece(scene) {
         return from_own_host(scene);
     }
     if scene.read == Ok(Frame::Arp) {
@@ -171,6 +171,19 @@ fn is_to_itself(scene: &Scene, direction: Direction) -> bool {
         }
     }
     true
+}
+
+/// True unless the packet may be a piece of an IPv6 packet.
+///
+/// A node that tracks connections puts fragments together, forwards the whole and cuts it again. What
+/// IPv6 cuts anew has no ingress interface (IPv4 copies it), whoever sent it. Whatever cannot be read to
+/// its end may hide such a piece.
+#[inline(always)]
+fn is_of_one_piece(scene: &Scene) -> bool {
+    match scene.read {
+        Ok(_) => !scene.packet.has_fragment_header,
+        Err(_) => scene.packet.addressed && scene.packet.source.is_v4(),
+    }
 }
 
 /// A packet of the node's own host stack always passes. Where the pod's egress is governed, a flow is
@@ -296,7 +309,9 @@ fn key_of_quoted(scene: &Scene, skb: &Skb, direction: Direction) -> Option<FlowK
         Direction::Ingress => &quoted.source,
         Direction::Egress => &quoted.destination,
     };
-    if !scene.endpoint.owns(own) {
+    // An error goes to the one that sent what it quotes (RFC 792, RFC 4443 section 2.2), or a pod could
+    // send it to anyone.
+    if !scene.endpoint.owns(own) || quoted.source != scene.packet.destination {
         return None;
     }
     track::key(&quoted, direction.reverse(), scene.endpoint.epoch)

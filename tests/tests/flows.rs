@@ -7,7 +7,7 @@ use sluice::engine::packet::{self, echo, sctp, tcp, udp};
 use sluice_common::abi::{Direction, Flow, FlowKey, FlowState};
 use sluice_common::parse::{protocol, sctp_chunk, tcp_flag};
 use sluice_common::reason::Reason;
-use sluice_tests::packet::{V4, V6, options};
+use sluice_tests::packet::{V4, V6, fragment, options};
 use sluice_tests::scene::{EPOCH, PEER, PEER6, POD, POD6, Scene};
 
 use Direction::{Egress, Ingress};
@@ -295,8 +295,24 @@ fn own_host_passes_and_is_answered() {
     scene.allow(Ingress, protocol::TCP, 443);
     scene.passes(Egress, &answer, Reason::Established);
     // What the host sends is not read.
-    let fragment = V4 { fragment: 100, ..V4::new(PEER, POD, protocol::TCP, vec![0; 64]) };
-    scene.passes_from(Ingress, &fragment.frame(), Reason::Host, HOST);
+    let later = V4 { fragment: 100, ..V4::new(PEER, POD, protocol::TCP, vec![0; 64]) };
+    scene.passes_from(Ingress, &later.frame(), Reason::Host, HOST);
+    // Pieces of IPv6 packets may be anyone's: the node has cut them. Even if it is one piece.
+    let syn6 = |port| V6::new(PEER6, POD6, protocol::TCP, tcp(port, SERVER, SYN));
+    scene.passes_from(Ingress, &syn6(CLIENT).frame(), Reason::Host, HOST);
+    let syn6 = syn6(CLIENT + 1);
+    let piece = |offset, more| syn6.clone().with(fragment(offset, more)).frame();
+    for (frame, reason) in [
+        (piece(0, false), Reason::DefaultDeny),
+        (piece(0, true), Reason::Fragment),
+        (piece(1024, false), Reason::Fragment),
+        ((0..9).fold(syn6.clone(), |v6, _| v6.with(options(60, 0))).frame(), Reason::HeaderChain),
+    ] {
+        let (action, counted) = scene.run_from(Ingress, &frame, HOST);
+        assert_eq!(action, sluice::datapath::run::Action::Drop);
+        assert_eq!(counted.keys().collect::<Vec<_>>(), [&(Ingress, reason)]);
+        assert_eq!(scene.event().map(|event| event.reason), Some(reason as u32));
+    }
     // A packet out of the pod has no such right, whatever interface it claims.
     let syn = frame(Egress, protocol::TCP, &tcp(1, 2, SYN));
     let (action, _) = scene.run_from(Egress, &syn, HOST);
@@ -395,6 +411,9 @@ fn icmp_errors_belong_to_the_flow_they_quote() {
     // The pod's own errors, about what it was sent.
     let own = error(POD.into(), PEER.into(), &back(ACK)[14..]);
     scene.passes(Egress, &own, Reason::RelatedError);
+    // To somebody else than the one whose packet it quotes, it is no error about anything.
+    let elsewhere = error(POD.into(), router, &back(ACK)[14..]);
+    scene.drops(Egress, &elsewhere, Reason::DefaultDeny);
     // Policy takes the flow back: its errors go with it.
     scene.deny(Egress, protocol::TCP, SERVER);
     scene.drops(Ingress, &about(&out(ACK)), Reason::Revoked);
@@ -444,6 +463,11 @@ fn ipv6_housekeeping_passes() {
         (Egress, icmpv6("fe80::1", "ff02::1", 255, 134), Reason::SpoofedSource),
         (Egress, icmpv6("::", "ff02::1", 255, 136), Reason::SpoofedSource),
         (Egress, icmpv6("fd00::9", "ff02::1", 255, 136), Reason::SpoofedSource),
+        // To where such messages are never sent: they would carry data out.
+        (Egress, icmpv6(&pod, "2001:db8::1", 255, 133), Reason::DefaultDeny),
+        (Egress, icmpv6("::", "2001:db8::1", 255, 135), Reason::SpoofedSource),
+        (Egress, icmpv6("::", "fd00::9", 1, 143), Reason::SpoofedSource),
+        (Egress, icmpv6("fe80::1", "fd00::9", 1, 143), Reason::SpoofedSource),
         // Other traffic from such addresses.
         (Egress, icmpv6("fe80::1", "ff02::1", 255, 128), Reason::SpoofedSource),
         (Egress, icmpv6("::", "ff02::1", 255, 128), Reason::SpoofedSource),

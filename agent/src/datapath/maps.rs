@@ -200,6 +200,8 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault`].
     pub fn set_slot(&mut self, ifindex: u32, slot: u32) -> Result<(), MapFault> {
+        // A packet that has read the former slot must not meet the next pod in it.
+        self.readers_behind = true;
         if ifindex < SLOTS_BY_INDEX {
             let table = "endpoint_slots";
             return self.endpoint_slots.set(ifindex, &slot, 0).map_err(access(table));

@@ -52,12 +52,20 @@ pub fn is_control(packet: &Packet, direction: Direction) -> bool {
 #[inline(always)]
 fn is_discovery(packet: &Packet, direction: Direction) -> bool {
     let code = packet.icmp & 0xff;
+    // Who has no address yet can be answered at a group only.
+    if packet.source.is_unspecified() && !is_link_multicast(&packet.destination) {
+        return false;
+    }
     match packet.icmp >> 8 {
-        // Sent from `::` in duplicate address detection (RFC 4862 section 5.4.2) and before the
-        // address is known (RFC 4861 section 4.1).
-        message::ROUTER_SOLICITATION | message::NEIGHBOUR_SOLICITATION => {
-            code == 0 && packet.hop_limit == ND_HOP_LIMIT
+        // Sent from `::` before the address is known (RFC 4861 section 4.1).
+        message::ROUTER_SOLICITATION => {
+            code == 0
+                && packet.hop_limit == ND_HOP_LIMIT
+                && (is_link_multicast(&packet.destination) || is_link_local(&packet.destination))
         }
+        // Sent from `::` in duplicate address detection (RFC 4862 section 5.4.2). The destination may
+        // be a neighbour's address of any kind: which of them are on the link is not known here.
+        message::NEIGHBOUR_SOLICITATION => code == 0 && packet.hop_limit == ND_HOP_LIMIT,
         message::NEIGHBOUR_ADVERTISEMENT => {
             code == 0 && packet.hop_limit == ND_HOP_LIMIT && !packet.source.is_unspecified()
         }
@@ -67,10 +75,12 @@ fn is_discovery(packet: &Packet, direction: Direction) -> bool {
                 && is_link_local(&packet.source)
                 && matches!(direction, Direction::Ingress)
         }
-        // Reports come from `::` while the address is tentative (RFC 3590 section 4).
+        // Reports come from `::` while the address is tentative (RFC 3590 section 4). Only a query may
+        // be sent to one node (RFC 3810 section 5.1.15).
         message::MLD_QUERY | message::MLD_REPORT | message::MLD_DONE | message::MLD2_REPORT => {
             packet.hop_limit == MLD_HOP_LIMIT
                 && (is_link_local(&packet.source) || packet.source.is_unspecified())
+                && (is_multicast(&packet.destination) || matches!(direction, Direction::Ingress))
         }
         _ => false,
     }
@@ -104,6 +114,18 @@ pub fn source_is_acceptable(packet: &Packet, endpoint: &Endpoint, is_control: bo
             && (packet.source.is_unspecified()
                 || packet.source == UNSPECIFIED_V4
                 || is_link_local(&packet.source)))
+}
+
+/// ff00::/8.
+#[inline(always)]
+const fn is_multicast(address: &Address) -> bool {
+    u32::from_be(address.words()[0]) >> 24 == 0xff
+}
+
+/// ff02::/16.
+#[inline(always)]
+const fn is_link_multicast(address: &Address) -> bool {
+    u32::from_be(address.words()[0]) >> 16 == 0xff02
 }
 
 /// fe80::/10.

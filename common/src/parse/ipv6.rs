@@ -91,6 +91,7 @@ fn walk<B: Bytes + ?Sized>(
             Ok(step) => step,
             Err(reason) => break Err(reason),
         };
+        packet.has_fragment_header |= next == extension::FRAGMENT;
         if next == extension::FRAGMENT && step.fragment != 0 {
             if step.fragment >> 3 != 0 {
                 packet.protocol = step.next;

@@ -127,6 +127,8 @@ pub struct Packet {
     pub protocol: u8,
     /// Time to live or hop limit.
     pub hop_limit: u8,
+    /// IPv6: a fragment header was walked, if only that of a packet which is whole (RFC 6946).
+    pub has_fragment_header: bool,
     /// The transport header.
     pub transport: Transport,
     /// Source port, network order. Echo request: its identifier. Else 0.

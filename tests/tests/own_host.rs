@@ -1,0 +1,125 @@
+//! Who may pass as the node's own host stack: packets that no interface received, and not what the
+//! node has only cut into pieces. Needs root.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto,
+};
+use sluice::engine::packet::udp;
+use sluice_common::parse::protocol;
+use sluice_tests::node::{Node, allow_clients, pod};
+use sluice_tests::packet::{V6, fragment};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
+const SENDER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+const SENDER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 1);
+const SERVER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 2);
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xff);
+/// Not allowed to anyone.
+const SHUT: u16 = 81;
+/// Bytes of a datagram, and how much of it its first piece carries (with its header).
+const DATA: usize = 2400;
+const FIRST: usize = 1000;
+
+fn run(netns: &str, command: &str) {
+    let mut words = command.split_whitespace();
+    let program = words.next().expect("a program");
+    let output = Command::new("ip")
+        .args(["netns", "exec", netns, program])
+        .args(words)
+        .output()
+        .expect("run");
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Gives a pod an IPv6 address behind its interface `host` on the node.
+fn add_ipv6(node: &Node, name: &str, host: &str, address: Ipv6Addr) {
+    let (own, pod) = (node.netns("node"), node.netns(name));
+    run(&own, &format!("ip addr add {GATEWAY6}/64 dev {host} nodad"));
+    run(&own, &format!("ip route replace {address}/128 dev {host}"));
+    run(&pod, &format!("ip addr add {address}/128 dev eth0 nodad"));
+    run(&pod, &format!("ip route replace default via {GATEWAY6} dev eth0"));
+}
+
+/// A datagram in two pieces: only the first has an options header, so that the whole has no room for
+/// the second as it is.
+fn in_uneven_pieces() -> [Vec<u8>; 2] {
+    let mut datagram = udp(4000, SHUT, &[1; DATA]);
+    let checksum = checksum(&datagram);
+    datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
+    let (first, second) = datagram.split_at(FIRST);
+    let piece = |bytes: &[u8]| V6::new(SENDER6, SERVER6, protocol::UDP, bytes.to_vec());
+    // An option that nobody knows and everybody skips (RFC 8200 section 4.2).
+    let mut unknown = vec![24, 0x1e, 196];
+    unknown.resize(199, 0);
+    [
+        piece(first).with((0, unknown)).with(fragment(0, true)).bytes(),
+        piece(second).with(fragment(FIRST as u16, false)).bytes(),
+    ]
+}
+
+/// Of a UDP datagram with a zero checksum between the two pods (RFC 8200 section 8.1).
+fn checksum(datagram: &[u8]) -> u16 {
+    let length = u16::try_from(datagram.len()).expect("short");
+    let pseudo = [&SENDER6.octets()[..], &SERVER6.octets(), &length.to_be_bytes(), &[0, 17]];
+    let bytes = [pseudo.concat(), datagram.to_vec()].concat();
+    let sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
+}
+
+/// Sends an IPv6 packet as it is.
+fn send_raw(packet: &[u8]) {
+    let socket = nix::sys::socket::socket(
+        AddressFamily::Inet6,
+        SockType::Raw,
+        SockFlag::empty(),
+        SockProtocol::Raw,
+    )
+    .expect("a socket");
+    let to = SockaddrIn6::from(SocketAddrV6::new(SERVER6, 0, 0, 0));
+    sendto(socket.as_raw_fd(), packet, &to, MsgFlags::empty()).expect("sent");
+}
+
+/// A node that tracks connections puts a fragmented packet together, forwards it and cuts it again.
+/// Pieces that it cuts anew have no ingress interface in IPv6.
+#[test]
+fn what_the_node_cuts_again_is_not_its_own() {
+    let mut node = Node::new(BINARY);
+    let sender = node.add_pod("sender", SENDER);
+    let server = node.add_pod("server", SERVER);
+    add_ipv6(&node, "sender", &sender, SENDER6);
+    add_ipv6(&node, "server", &server, SERVER6);
+    let own = node.netns("node");
+    run(&own, "sysctl -qw net.ipv6.conf.all.forwarding=1");
+    run(&own, "nft add table inet track");
+    run(&own, "nft add chain inet track forwarded { type filter hook forward priority 0 ; }");
+    run(&own, "nft add rule inet track forwarded ct state established accept");
+
+    let receiver =
+        node.inside("server", || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, SHUT))).expect("bound");
+    receiver.set_read_timeout(Some(Duration::from_millis(500))).expect("set");
+    let comes_through = || {
+        node.inside("sender", || in_uneven_pieces().iter().for_each(|piece| send_raw(piece)));
+        receiver.recv(&mut [0; 4096]).is_ok_and(|length| length == DATA)
+    };
+    assert!(comes_through(), "the node forwards it while there is no policy");
+
+    let manifest = |name, v4: Ipv4Addr, v6, labels| {
+        let one = format!("podIPs: [{{ip: {v4}}}]");
+        pod(name, v4, labels).replace(&one, &format!("podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]"))
+    };
+    node.write("sender.yaml", &manifest("sender", SENDER, SENDER6, "{app: other}"));
+    node.write("server.yaml", &manifest("server", SERVER, SERVER6, "{app: server}"));
+    node.write("policy.yaml", &allow_clients(80));
+    let _agent = node.start_agent();
+    assert!(!comes_through(), "what policy forbids was let through in pieces");
+}
