@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use sluice_policy::model::Protocol;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::input::InputArguments;
 use super::{Failure, need_root, print};
@@ -157,6 +157,8 @@ fn up(arguments: &UpArguments) -> Result<(), Failure> {
         LabOptions { name: arguments.name.clone(), sluice, bpffs: BPFFS.into(), agents: true };
     let mut lab = Lab::up(options, &cluster, &externals).map_err(failure)?;
     let description = lab.description();
+    // Before anybody is told that the lab is up: from then on a signal takes it down in order.
+    let mut ends = Ends::listen().context("cannot listen for signals")?;
     print(&match arguments.output {
         LabOutput::Table => {
             table(&description) + &hints(&description, &cluster, arguments.background)
@@ -166,7 +168,7 @@ fn up(arguments: &UpArguments) -> Result<(), Failure> {
     if arguments.background {
         lab.redirect_output().context("cannot leave the terminal")?;
     }
-    stay(&mut lab, arguments, cluster, &externals)?;
+    stay(&mut lab, &mut ends, arguments, cluster, &externals)?;
     Ok(lab.down()?)
 }
 
@@ -181,18 +183,36 @@ fn owner_of(address: IpAddr, cluster: &Cluster) -> Option<String> {
     pod().or_else(node).or_else(service)
 }
 
+/// The signals that end a lab.
+struct Ends {
+    runtime: tokio::runtime::Runtime,
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Ends {
+    fn listen() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
+        let hangup = signal(SignalKind::hangup())?;
+        drop(entered);
+        Ok(Self { runtime, interrupt, terminate, hangup })
+    }
+}
+
 /// Until a signal; with `--watch` the lab follows the manifests meanwhile.
 fn stay(
     lab: &mut Lab,
+    ends: &mut Ends,
     arguments: &UpArguments,
     mut cluster: Cluster,
     externals: &BTreeSet<IpAddr>,
 ) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let Ends { runtime, interrupt, terminate, hangup } = ends;
     runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(WATCH);
         let mut complaint = None;
         loop {
