@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcHandle};
@@ -197,13 +198,34 @@ impl Attacher {
             }
             remove_pin(&pin)?;
         }
-        let attach = TcAttach::Tcx { attach_type: hook(direction), order: LinkOrder::first() };
-        let link = program
-            .attach(ifindex, attach)
-            .and_then(|id| program.take_link(id))
-            .map_err(refused(ifindex, direction))?;
+        let link =
+            attach_first(program, ifindex, direction).map_err(refused(ifindex, direction))?;
         FdLink::try_from(link).map_err(bad_pin(&pin))?.pin(&pin).map_err(bad_pin(&pin))?;
         Ok(Attached::New)
+    }
+}
+
+/// Puts the program first on a tcx hook.
+///
+/// The kernel lets go of a link that was unpinned a moment later, and until then refuses the same
+/// program on the same hook: a pod that is isolated again at once waits for that.
+fn attach_first(
+    program: &mut SchedClassifier,
+    ifindex: u32,
+    direction: Direction,
+) -> Result<SchedClassifierLink, ProgramError> {
+    const ATTEMPTS: u32 = 100;
+    const PAUSE: Duration = Duration::from_millis(2);
+    let mut attempt = 1;
+    loop {
+        let attach = TcAttach::Tcx { attach_type: hook(direction), order: LinkOrder::first() };
+        match program.attach(ifindex, attach) {
+            Err(error) if errno(&error) == Some(libc::EEXIST) && attempt < ATTEMPTS => {
+                attempt += 1;
+                std::thread::sleep(PAUSE);
+            }
+            attached => return program.take_link(attached?),
+        }
     }
 }
 
