@@ -188,7 +188,8 @@ impl<K: Kernel> Agent<K> {
         self.netns_times = self.netns_times_now();
         match Scan::run(&self.links, &self.netns_dirs).await {
             Ok(scan) => {
-                self.changed |= self.reconciler.found(scan);
+                self.reconciler.found(scan);
+                self.changed = true;
                 self.scanned = true;
             }
             Err(error) => tracing::warn!(%error, "cannot look for pods' interfaces"),
@@ -208,8 +209,6 @@ impl<K: Kernel> Agent<K> {
         let due = missing && (eager || self.last_scan.elapsed() >= PATIENCE);
         if due || self.netns_times_now() != self.netns_times {
             self.scan().await;
-            // Attaching may have failed because an interface came or went.
-            self.changed |= missing;
         }
     }
 

@@ -99,6 +99,13 @@ impl Node {
         let host = format!("veth{}", self.veths);
         let (node, netns) = (self.netns("node"), self.netns(pod));
         ip(&format!("-n {node} link add {host} type veth peer name {inside} netns {netns}"));
+        self.configure(pod, &host, inside, address);
+        host
+    }
+
+    /// Addresses and routes of a pod's interface, on both sides.
+    fn configure(&self, pod: &str, host: &str, inside: &str, address: Ipv4Addr) {
+        let (node, netns) = (self.netns("node"), self.netns(pod));
         ip(&format!("-n {node} addr add {GATEWAY}/32 dev {host}"));
         ip(&format!("-n {node} link set {host} up"));
         ip(&format!("-n {netns} addr add {address}/32 dev {inside}"));
@@ -106,7 +113,16 @@ impl Node {
         ip(&format!("-n {netns} route replace {GATEWAY} dev {inside}"));
         ip(&format!("-n {netns} route replace default via {GATEWAY} src {address}"));
         ip(&format!("-n {node} route replace {address}/32 dev {host}"));
-        host
+    }
+
+    /// Removes a pod's interface and makes it again, with the same index and names.
+    pub fn remake_interface(&self, pod: &str, host: &str, inside: &str, address: Ipv4Addr) {
+        let index = self.ifindex(host);
+        let (node, netns) = (self.netns("node"), self.netns(pod));
+        ip(&format!("-n {node} link del {host}"));
+        let peer = format!("peer name {inside} netns {netns}");
+        ip(&format!("-n {node} link add {host} index {index} type veth {peer}"));
+        self.configure(pod, host, inside, address);
     }
 
     /// Removes a pod's namespace, and with it its interfaces.

@@ -325,6 +325,63 @@ fn healing_repairs_what_others_have_changed_in_the_kernel() {
     assert_eq!(node.status().corrections, 3);
 }
 
+/// A new interface under an old index has no programs: it must not pass for the old one.
+#[test]
+fn an_interface_that_is_made_again_under_its_index_is_enforced_again() {
+    let node = client_and_server();
+    let _agent = node.start_agent();
+    let before = node.endpoint("x/server");
+    node.remake_interface("server", &before.interfaces[0].name, "eth0", SERVER);
+    node.sync();
+    assert_eq!(node.endpoint("x/server").interfaces, before.interfaces);
+    let open = bind(&node, "server", SERVER, OPEN);
+    let shut = bind(&node, "server", SERVER, SHUT);
+    assert!(!reaches(&node, "client", &shut));
+    assert!(reaches(&node, "client", &open));
+}
+
+/// Notes that another state directory has kept say where pods were long ago.
+#[test]
+fn notes_older_than_the_kernel_are_not_believed() {
+    let mut node = client_and_server();
+    node.start_agent().stop();
+    let notes = node.state_dir().join("state.json");
+    let old = std::fs::read(&notes).expect("notes");
+    // Meanwhile the server has another place, and its old one is another pod's.
+    let agent = node.start_agent();
+    let server = node.endpoint("x/server");
+    node.unwrite("server.yaml");
+    node.add_pod("other", OTHER);
+    node.write("other.yaml", &pod("other", OTHER, "{app: server}"));
+    node.sync();
+    node.unwrite("other.yaml");
+    node.write("server.yaml", &pod("server", SERVER, "{app: server}"));
+    node.sync();
+    let before = node.endpoint("x/server");
+    assert_ne!(before.epoch, server.epoch);
+    agent.kill();
+    std::fs::write(&notes, old).expect("written");
+    let _agent = node.start_agent();
+    let after = node.endpoint("x/server");
+    assert_eq!((after.slot, after.epoch), (before.slot, before.epoch));
+    assert!(node.log().contains("older than the kernel tables"), "{}", node.log());
+}
+
+/// A table whose pin is gone cannot be filled under the running programs.
+#[test]
+fn pins_that_are_half_there_are_replaced_as_a_whole() {
+    let node = client_and_server();
+    node.start_agent().kill();
+    std::fs::remove_file(maps_of(&node.bpffs()).join("peers")).expect("removed");
+    let _agent = node.start_agent();
+    let open = bind(&node, "server", SERVER, OPEN);
+    let shut = bind(&node, "server", SERVER, SHUT);
+    assert!(reaches(&node, "client", &open));
+    assert!(!reaches(&node, "client", &shut));
+    assert!(node.log().contains("replacing tables"), "{}", node.log());
+    assert!(!node.bpffs().join("maps-new").exists());
+}
+
 #[test]
 fn uninstalling_leaves_nothing_and_can_be_repeated() {
     let node = client_and_server();

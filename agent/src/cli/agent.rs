@@ -170,6 +170,13 @@ fn enforce(args: &AgentArguments, node: &str, source: &SourceArg) -> anyhow::Res
             None => None,
         };
         let mut enforcer = Enforcer::open(pins, Backend::detect(), trace_slot)?;
+        let notes = match notes {
+            Some(notes) if is_older(&notes, &mut enforcer)? => {
+                tracing::warn!("the notes are older than the kernel tables; going on without");
+                None
+            }
+            notes => notes,
+        };
         let mut slots = restore(notes.as_ref(), Some(&mut enforcer))?;
         if let Some(PodArg(pod)) = &args.trace {
             slots.reserve(pod.clone())?;
@@ -196,6 +203,14 @@ fn start(source: &SourceArg) -> Source {
     }
 }
 
+/// True for notes that were written before the tables: by an agent with another state directory, or
+/// put back from a copy. The places in them may be others' by now.
+fn is_older(notes: &State, kernel: &mut Enforcer) -> anyhow::Result<bool> {
+    let state = kernel.read()?;
+    let mut endpoints = state.endpoints.values().map(|endpoint| endpoint.at(state.generation));
+    Ok(endpoints.any(|endpoint| endpoint.is_present() && endpoint.epoch >= notes.next_epoch))
+}
+
 /// The places of pods, from the notes and from what the kernel holds.
 fn restore(notes: Option<&State>, kernel: Option<&mut Enforcer>) -> anyhow::Result<Slots> {
     let mut lingering: BTreeMap<u32, Lingering> = BTreeMap::new();
@@ -216,11 +231,9 @@ fn restore(notes: Option<&State>, kernel: Option<&mut Enforcer>) -> anyhow::Resu
         for (ifindex, slot) in kernel.slots()? {
             lingering.entry(slot).or_default().interfaces.insert(ifindex);
         }
-        if notes.is_none() {
-            // Flows of pods that are gone remember epochs that nothing else does.
-            for (key, _) in kernel.datapath().maps().flows()? {
-                next_epoch = next_epoch.max(key.epoch.saturating_add(1));
-            }
+        // Flows of pods that are gone remember epochs that notes, lost or old, may not.
+        for (key, _) in kernel.datapath().maps().flows()? {
+            next_epoch = next_epoch.max(key.epoch.saturating_add(1));
         }
     }
     let places = notes.map(|notes| notes.places.clone()).unwrap_or_default();

@@ -36,7 +36,7 @@ pub struct Enforcer {
 impl Enforcer {
     /// Loads the programs with the tables that are pinned, or with new ones where there are none.
     ///
-    /// Pinned tables of another layout cannot be adopted. New ones are made beside them, and the old
+    /// Pinned tables of another layout, or of which some are missing, cannot be adopted. New ones are made beside them, and the old
     /// programs enforce with the old tables until every link has been given the new programs; only
     /// flows are forgotten. See [`Kernel::settle`].
     ///
@@ -50,8 +50,12 @@ impl Enforcer {
         let options = LoadOptions { pins: Some(pins.maps()), trace_slot, ..LoadOptions::default() };
         let (datapath, replacing) = match Datapath::load(&options) {
             Ok(datapath) => (datapath, false),
-            Err(error @ (LoadError::ForeignAbi { .. } | LoadError::ForeignTable { .. })) => {
-                tracing::info!(%error, "replacing tables of another layout");
+            Err(
+                error @ (LoadError::ForeignAbi { .. }
+                | LoadError::ForeignTable { .. }
+                | LoadError::MissingTable { .. }),
+            ) => {
+                tracing::info!(%error, "replacing tables that cannot be adopted");
                 let beside = LoadOptions { pins: Some(pins.new_maps()?), ..options };
                 (Datapath::load(&beside)?, true)
             }

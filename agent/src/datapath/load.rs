@@ -68,6 +68,14 @@ pub enum LoadError {
         /// Which table, and what differs.
         source: MapError,
     },
+    /// Some tables are pinned and some are not: programs that run use the old ones of either.
+    #[error("of the tables in {pins}, {missing} is not pinned")]
+    MissingTable {
+        /// The directory of the pins.
+        pins: PathBuf,
+        /// The first that is missing.
+        missing: &'static str,
+    },
     /// A pin could not be opened.
     #[error("cannot open {pin}: {source}")]
     Pin {
@@ -205,13 +213,18 @@ fn program_mut<'a>(
     program.try_into().map_err(|source| LoadError::Program { program: name, source })
 }
 
-/// Refuses pins of another ABI. Tables without a version were being made when their agent ended;
+/// Refuses pins of another ABI, and pins that are not all there. Tables without a version were being made when their agent ended;
 /// they are empty and are finished by [`KernelMaps::initialise`].
 fn check_abi(pins: &Path) -> Result<(), LoadError> {
-    let pin = pins.join("control");
-    if !pin.exists() {
-        return Ok(());
+    let is_missing = |table: &&&'static str| !pins.join(table).exists();
+    match TABLES.iter().find(is_missing) {
+        Some(_) if TABLES.iter().all(|table| is_missing(&table)) => return Ok(()),
+        Some(missing) => {
+            return Err(LoadError::MissingTable { pins: pins.to_path_buf(), missing });
+        }
+        None => {}
     }
+    let pin = pins.join("control");
     let open = |pin: &Path| -> Result<Control, MapError> {
         let control: Array<MapData, Control> =
             aya::maps::Map::from_map_data(MapData::from_pin(pin)?)?.try_into()?;

@@ -10,7 +10,7 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, Pe
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Direction,
     ENDPOINT_MAX, Endpoint, Flow, FlowKey, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX, Versioned,
-    counter_index,
+    capacity, counter_index,
 };
 use sluice_common::reason::REASON_MAX;
 use sluice_policy::diff::{KernelState, Op};
@@ -240,12 +240,14 @@ impl KernelMaps {
         present(self.flows.get(key, 0)).map_err(access("flows"))
     }
 
-    /// All flows. The programs go on adding and replacing meanwhile.
+    /// All flows. The programs go on adding and replacing meanwhile: where a flow goes away under the
+    /// walk it begins again, so it ends after twice the table.
     ///
     /// # Errors
     /// [`MapFault::Access`].
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, MapFault> {
-        self.flows.iter().collect::<Result<_, _>>().map_err(access("flows"))
+        let most = 2 * capacity::FLOWS as usize;
+        self.flows.iter().take(most).collect::<Result<_, _>>().map_err(access("flows"))
     }
 
     /// Writes a flow: one that was learned from a socket, or an aged one in a test.

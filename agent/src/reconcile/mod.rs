@@ -50,6 +50,8 @@ pub struct Reconciler<K> {
     touched: Touched,
     /// The interfaces that are led to a slot and carry the programs.
     leading: BTreeMap<IfIndex, u32>,
+    /// Of these, the ones that may have been made anew under their index: without the programs.
+    doubtful: BTreeSet<IfIndex>,
     stored: Option<State>,
     local: BTreeMap<PodName, LocalPod>,
     scan: Scan,
@@ -79,6 +81,7 @@ impl<K: Kernel> Reconciler<K> {
             mirror: None,
             touched: Touched::default(),
             leading: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
             stored: notes,
             local: BTreeMap::new(),
             scan: Scan::default(),
@@ -108,11 +111,13 @@ impl<K: Kernel> Reconciler<K> {
         self.touched.merge(self.compiler.apply(changes));
     }
 
-    /// Takes in what discovery found, and says whether that is anything new.
-    pub fn found(&mut self, scan: Scan) -> bool {
-        let new = self.scan != scan;
+    /// Takes in what discovery found. Nothing is written yet.
+    ///
+    /// An interface that was removed and made again under its index looks the same, but has lost its
+    /// programs: so all are looked at again, whether anything is new or not.
+    pub fn found(&mut self, scan: Scan) {
         self.scan = scan;
-        new
+        self.doubtful.extend(self.leading.keys());
     }
 
     /// Brings the kernel to the present state of everything that was taken in. To be called only
@@ -136,6 +141,7 @@ impl<K: Kernel> Reconciler<K> {
     /// # Errors
     /// As [`Self::reconcile`].
     pub fn heal(&mut self) -> anyhow::Result<u64> {
+        let before = self.corrections;
         self.reconcile()?;
         self.mirror = None;
         let mut corrections = self.write_tables()?;
@@ -152,7 +158,7 @@ impl<K: Kernel> Reconciler<K> {
             corrections += 1;
         }
         self.corrections += corrections;
-        Ok(corrections)
+        Ok(self.corrections - before)
     }
 
     /// Gives every local pod that has an interface a place, and tells the compiler. Returns the slots
@@ -276,14 +282,21 @@ impl<K: Kernel> Reconciler<K> {
         for (pod, interfaces) in &wanted {
             for (ifindex, slot) in interfaces {
                 stale.remove(ifindex);
-                if self.leading.get(ifindex) == Some(slot) {
-                    continue;
-                }
-                let done =
-                    self.kernel.lead(*ifindex, *slot).and_then(|()| self.kernel.attach(*ifindex));
+                let done = match (self.leading.get(ifindex), self.doubtful.contains(ifindex)) {
+                    (Some(led), false) if led == slot => continue,
+                    (Some(led), true) if led == slot => {
+                        let ensured = self.kernel.ensure_attached(*ifindex);
+                        ensured.map(|needed| self.corrections += u64::from(needed))
+                    }
+                    _ => self
+                        .kernel
+                        .lead(*ifindex, *slot)
+                        .and_then(|()| self.kernel.attach(*ifindex)),
+                };
                 match done {
                     Ok(()) => {
                         self.leading.insert(*ifindex, *slot);
+                        self.doubtful.remove(ifindex);
                     }
                     Err(error) => {
                         complete = false;
@@ -296,6 +309,7 @@ impl<K: Kernel> Reconciler<K> {
             self.kernel.detach(ifindex)?;
             self.kernel.lead(ifindex, SLOT_NONE)?;
             self.leading.remove(&ifindex);
+            self.doubtful.remove(&ifindex);
         }
         if complete && !self.adopted {
             self.kernel.settle()?;
