@@ -1,10 +1,8 @@
 //! The agent's life: restart, kill, adoption, healing, removal. Needs root.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -15,19 +13,10 @@ use sluice_common::abi::{ABI_VERSION, Control, Direction};
 use sluice_common::reason::Reason;
 use sluice_policy::diff::KernelState;
 use sluice_tests::node::{Node, allow_clients, pod, pod_created};
+use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, SOON, Traffic, bind};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
-const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
-const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
-
-/// Allowed by [`allow_clients`] as used here.
-const OPEN: u16 = 80;
-/// Not allowed.
-const SHUT: u16 = 81;
-
-/// Long for a packet on this machine, short for a person.
-const SOON: Duration = Duration::from_secs(1);
 
 /// A client, a server that only clients reach on [`OPEN`], and no agent yet.
 fn client_and_server() -> Node {
@@ -38,12 +27,6 @@ fn client_and_server() -> Node {
     node.write("server.yaml", &pod("server", SERVER, "{app: server}"));
     node.write("policy.yaml", &allow_clients(OPEN));
     node
-}
-
-fn bind(node: &Node, pod: &str, address: Ipv4Addr, port: u16) -> UdpSocket {
-    let socket = node.inside(pod, || UdpSocket::bind((address, port))).expect("bound");
-    socket.set_read_timeout(Some(SOON)).expect("set");
-    socket
 }
 
 /// Sends one datagram from a new socket in a pod, and says whether it came.
@@ -74,132 +57,6 @@ fn state(node: &Node) -> KernelState {
 fn dropped(node: &Node, slot: u32) -> u64 {
     let snapshot = maps(node).snapshot(slot).expect("readable");
     snapshot.get(&(Direction::Ingress, Reason::DefaultDeny)).map_or(0, |counter| counter.packets)
-}
-
-/// Traffic that goes on until it is stopped.
-struct Traffic {
-    /// For those who send first.
-    stop: Arc<AtomicBool>,
-    /// For those who answer: a datagram on its way when the senders stop still gets its answer.
-    close: Arc<AtomicBool>,
-    exchanged: Arc<AtomicU64>,
-    lost: Arc<AtomicU64>,
-    forbidden: Arc<AtomicU64>,
-    senders: Vec<JoinHandle<()>>,
-    receivers: Vec<JoinHandle<()>>,
-}
-
-impl Traffic {
-    /// Allowed datagrams one by one, each answered, on new flows again and again; forbidden ones all
-    /// the time; and one connection that stays open.
-    fn start(node: &Node) -> Self {
-        let mut traffic = Self {
-            stop: Arc::default(),
-            close: Arc::default(),
-            exchanged: Arc::default(),
-            lost: Arc::default(),
-            forbidden: Arc::default(),
-            senders: Vec::new(),
-            receivers: Vec::new(),
-        };
-        let echo = bind(node, "server", SERVER, OPEN);
-        traffic.receive(move || {
-            let mut buffer = [0; 64];
-            if let Ok((length, from)) = echo.recv_from(&mut buffer) {
-                echo.send_to(&buffer[..length], from).expect("answered");
-            }
-        });
-        let clients: Vec<UdpSocket> =
-            (0..64).map(|i| bind(node, "client", CLIENT, 20_000 + i)).collect();
-        let (exchanged, lost) = (traffic.exchanged.clone(), traffic.lost.clone());
-        traffic.send(move |round| {
-            let client = &clients[round as usize % clients.len()];
-            let mut buffer = [0; 64];
-            client.send_to(&round.to_be_bytes(), (SERVER, OPEN)).expect("sent");
-            match client.recv(&mut buffer) {
-                Ok(length) if buffer[..length] == round.to_be_bytes() => {
-                    exchanged.fetch_add(1, Ordering::Relaxed);
-                }
-                _ => {
-                    lost.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        });
-        traffic.shut(node);
-        traffic.connection(node);
-        traffic
-    }
-
-    fn shut(&mut self, node: &Node) {
-        let shut = bind(node, "server", SERVER, SHUT);
-        let forbidden = self.forbidden.clone();
-        self.receive(move || {
-            if shut.recv(&mut [0; 64]).is_ok() {
-                forbidden.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        let sender = bind(node, "client", CLIENT, 30_000);
-        self.send(move |_| {
-            sender.send_to(b"forbidden", (SERVER, SHUT)).expect("sent");
-            std::thread::sleep(Duration::from_micros(200));
-        });
-    }
-
-    fn connection(&mut self, node: &Node) {
-        let listener = node
-            .inside("server", || TcpListener::bind(SocketAddr::from((SERVER, OPEN))))
-            .expect("bound");
-        let to = SocketAddr::from((SERVER, OPEN));
-        let mut near =
-            node.inside("client", || TcpStream::connect_timeout(&to, SOON)).expect("connected");
-        let (mut far, _) = listener.accept().expect("accepted");
-        for stream in [&near, &far] {
-            stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
-            stream.set_nodelay(true).expect("set");
-        }
-        self.send(move |round| {
-            let mut buffer = [0; 8];
-            near.write_all(&round.to_be_bytes()).expect("the connection lives");
-            far.read_exact(&mut buffer).expect("the connection lives");
-            far.write_all(&buffer).expect("the connection lives");
-            near.read_exact(&mut buffer).expect("the connection lives");
-            assert_eq!(buffer, round.to_be_bytes());
-            std::thread::sleep(Duration::from_millis(1));
-        });
-    }
-
-    /// Repeats `step` with a growing number until the traffic is stopped.
-    fn send(&mut self, mut step: impl FnMut(u64) + Send + 'static) {
-        let stop = self.stop.clone();
-        self.senders.push(std::thread::spawn(move || {
-            (0..).take_while(|_| !stop.load(Ordering::Relaxed)).for_each(&mut step);
-        }));
-    }
-
-    /// Repeats `step` until all senders have stopped.
-    fn receive(&mut self, mut step: impl FnMut() + Send + 'static) {
-        let close = self.close.clone();
-        self.receivers.push(std::thread::spawn(move || {
-            while !close.load(Ordering::Relaxed) {
-                step();
-            }
-        }));
-    }
-
-    /// Stops it and checks that nothing was judged against policy.
-    fn check(self) {
-        for (flag, threads) in [(self.stop, self.senders), (self.close, self.receivers)] {
-            flag.store(true, Ordering::Relaxed);
-            for thread in threads {
-                thread.join().expect("the traffic went well");
-            }
-        }
-        let exchanged = self.exchanged.load(Ordering::Relaxed);
-        println!("{exchanged} allowed datagrams answered");
-        assert!(exchanged > 100, "only {exchanged} allowed datagrams were answered");
-        assert_eq!(self.lost.load(Ordering::Relaxed), 0, "allowed datagrams lost");
-        assert_eq!(self.forbidden.load(Ordering::Relaxed), 0, "forbidden datagrams let through");
-    }
 }
 
 /// SEMANTICS 57.
