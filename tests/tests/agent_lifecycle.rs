@@ -13,7 +13,7 @@ use sluice_common::abi::{ABI_VERSION, Control, Direction};
 use sluice_common::reason::Reason;
 use sluice_policy::diff::KernelState;
 use sluice_tests::node::{Node, allow_clients, pod, pod_created};
-use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, SOON, Traffic, bind};
+use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, Traffic, bind};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
