@@ -2,7 +2,6 @@
 //! comparing bit by bit says.
 #![no_main]
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -91,10 +90,10 @@ fn world(blocks: &[Block]) -> World {
         name: "blocks".into(),
     };
     World {
-        namespaces: BTreeMap::new(),
         pods: [(pod(), Pod::default())].into(),
         policies: [(name, policy)].into(),
         endpoints: [(pod(), LocalEndpoint { slot: 1, epoch: 1, flags: 0 })].into(),
+        ..World::default()
     }
 }
 

@@ -67,20 +67,8 @@ pub(crate) struct AllNumbers {
 /// The compiler of a world, from nothing. The same for equal worlds.
 pub fn compile(world: &World, capacity: Capacity) -> Compiler {
     let mut compiler = Compiler::new(capacity, Names::default());
-    compiler.apply(changes(world));
+    compiler.apply(World::default().changes_to(world));
     compiler
-}
-
-/// A world as changes from an empty one, in the order that costs the compiler least.
-fn changes(world: &World) -> impl Iterator<Item = Change> {
-    let namespaces = world.namespaces.iter();
-    let namespaces = namespaces.map(|(name, v)| Change::Namespace(name.clone(), Some(v.clone())));
-    let pods = world.pods.iter().map(|(name, v)| Change::Pod(name.clone(), Some(v.clone())));
-    let policies = world.policies.iter();
-    let policies = policies.map(|(name, v)| Change::Policy(name.clone(), Some(v.clone())));
-    let endpoints = world.endpoints.iter();
-    let endpoints = endpoints.map(|(name, v)| Change::Endpoint(name.clone(), Some(*v)));
-    namespaces.chain(pods).chain(policies).chain(endpoints)
 }
 
 impl Compiler {
@@ -172,6 +160,7 @@ impl Compiler {
             Change::Namespace(name, labels) => self.take_in_namespace(name, labels, work),
             Change::Pod(name, pod) => self.take_in_pod(name, pod, work),
             Change::Policy(name, policy) => self.take_in_policy(name, policy, work),
+            Change::Service(..) => self.world.apply(change),
             Change::Endpoint(name, endpoint) => self.take_in_endpoint(name, endpoint, work),
         }
     }

@@ -10,6 +10,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 pub use sluice_common::abi::Direction;
 
+mod change;
+mod service;
+
+pub use change::Change;
+pub use service::{Backend, Service, ServiceName, ServicePort};
+
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
 
@@ -385,21 +391,10 @@ pub struct World {
     pub pods: BTreeMap<PodName, Pod>,
     /// All policies.
     pub policies: BTreeMap<PolicyName, Policy>,
+    /// All services that have an address.
+    pub services: BTreeMap<ServiceName, Service>,
     /// The pods of this node that are enforced.
     pub endpoints: BTreeMap<PodName, LocalEndpoint>,
-}
-
-/// One change of the world; `None` removes. This is what sources send and compile consumes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A namespace and its labels.
-    Namespace(String, Option<Labels>),
-    /// A pod.
-    Pod(PodName, Option<Pod>),
-    /// A policy.
-    Policy(PolicyName, Option<Policy>),
-    /// An endpoint of this node.
-    Endpoint(PodName, Option<LocalEndpoint>),
 }
 
 /// A question to any engine: one side's check of a new connection's first packet.
@@ -454,29 +449,6 @@ impl fmt::Display for DecidedBy {
             Self::Host => f.write_str("host"),
             Self::OwnAddress => f.write_str("self"),
             Self::Rule(rule) => rule.fmt(f),
-        }
-    }
-}
-
-impl World {
-    /// Takes in one change.
-    pub fn apply(&mut self, change: Change) {
-        match change {
-            Change::Namespace(name, value) => put(&mut self.namespaces, name, value),
-            Change::Pod(name, value) => put(&mut self.pods, name, value),
-            Change::Policy(name, value) => put(&mut self.policies, name, value),
-            Change::Endpoint(name, value) => put(&mut self.endpoints, name, value),
-        }
-    }
-}
-
-fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
-    match value {
-        Some(value) => {
-            map.insert(key, value);
-        }
-        None => {
-            map.remove(&key);
         }
     }
 }

@@ -196,6 +196,7 @@ fn undo(
         Change::Namespace(n, _) => Change::Namespace(n.clone(), world.namespaces.get(n).cloned()),
         Change::Pod(n, _) => Change::Pod(n.clone(), world.pods.get(n).cloned()),
         Change::Policy(n, _) => Change::Policy(n.clone(), world.policies.get(n).cloned()),
+        Change::Service(n, _) => Change::Service(n.clone(), world.services.get(n).cloned()),
         Change::Endpoint(n, _) => Change::Endpoint(n.clone(), world.endpoints.get(n).copied()),
     }
 }

@@ -16,7 +16,7 @@ use sluice_common::reason::{Outcome as Fate, Reason};
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::Compiler;
 use sluice_policy::diff::diff;
-use sluice_policy::model::{Answer, Change, DecidedBy, LocalEndpoint, PodName, Question, World};
+use sluice_policy::model::{Answer, DecidedBy, LocalEndpoint, PodName, Question, World};
 use sluice_policy::names::Names;
 
 use super::packet::{Segment, Step};
@@ -77,7 +77,7 @@ impl Kernel {
     /// # Errors
     /// If the kernel refuses a write.
     pub fn load(&mut self, world: &World) -> anyhow::Result<()> {
-        self.compiler.apply(changes(self.compiler.world(), world));
+        self.compiler.apply(self.compiler.world().changes_to(world));
         let state = self.datapath.maps().state()?;
         let ops = diff(&state, self.compiler.tables(), None);
         self.datapath.maps().apply(&ops).context("cannot write the tables")
@@ -342,29 +342,5 @@ fn counted(before: &Snapshot, after: &Snapshot, direction: Direction) -> anyhow:
     match reasons[..] {
         [(counted_in, reason, 1)] if counted_in == direction => Ok(reason),
         _ => anyhow::bail!("one packet was counted as {reasons:?}"),
-    }
-}
-
-/// What makes one world of another.
-fn changes(from: &World, to: &World) -> Vec<Change> {
-    let mut changes = Vec::new();
-    compare(&from.namespaces, &to.namespaces, Change::Namespace, &mut changes);
-    compare(&from.pods, &to.pods, Change::Pod, &mut changes);
-    compare(&from.policies, &to.policies, Change::Policy, &mut changes);
-    compare(&from.endpoints, &to.endpoints, Change::Endpoint, &mut changes);
-    changes
-}
-
-fn compare<K: Ord + Clone, V: PartialEq + Clone>(
-    from: &BTreeMap<K, V>,
-    to: &BTreeMap<K, V>,
-    change: impl Fn(K, Option<V>) -> Change,
-    changes: &mut Vec<Change>,
-) {
-    for key in from.keys().filter(|key| !to.contains_key(key)) {
-        changes.push(change(key.clone(), None));
-    }
-    for (key, value) in to.iter().filter(|(key, value)| from.get(key) != Some(value)) {
-        changes.push(change(key.clone(), Some(value.clone())));
     }
 }

@@ -8,7 +8,7 @@ use sluice_common::abi::ENDPOINT_MAX;
 use sluice_policy::answer::answer;
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::Compiler;
-use sluice_policy::model::{Answer, Change, DecidedBy, LocalEndpoint, PodName, World};
+use sluice_policy::model::{Answer, DecidedBy, LocalEndpoint, PodName, World};
 use sluice_policy::names::Names;
 
 use super::sides::{judge_probe, sides};
@@ -83,12 +83,12 @@ impl Tables {
     fn update(&mut self, place: Place, world: &World) -> anyhow::Result<()> {
         let local = self.endpoints.iter().filter(|(_, (p, _))| *p == place);
         let endpoints = local.map(|(name, (_, endpoint))| (name.clone(), *endpoint)).collect();
+        let world = World { endpoints, ..world.clone() };
         let compiler = self
             .kernels
             .entry(place)
             .or_insert_with(|| Compiler::new(Capacity::default(), Names::default()));
-        let changes = changes(compiler.world(), world, &endpoints);
-        compiler.apply(changes);
+        compiler.apply(compiler.world().changes_to(&world));
         match compiler.overflows() {
             [] => Ok(()),
             overflows => {
@@ -122,26 +122,4 @@ fn free_slot(used: &BTreeSet<(Place, u32)>, node: &str, first: usize) -> (Place,
         .map(|index| ((node.to_owned(), index / SLOTS), (index % SLOTS) as u32 + 1))
         .find(|candidate| !used.contains(candidate))
         .expect("there are more indexes than pods")
-}
-
-/// What turns the old world into the new one with these endpoints.
-fn changes(old: &World, new: &World, endpoints: &BTreeMap<PodName, LocalEndpoint>) -> Vec<Change> {
-    let mut changes = Vec::new();
-    compare(&old.namespaces, &new.namespaces, Change::Namespace, &mut changes);
-    compare(&old.pods, &new.pods, Change::Pod, &mut changes);
-    compare(&old.policies, &new.policies, Change::Policy, &mut changes);
-    compare(&old.endpoints, endpoints, Change::Endpoint, &mut changes);
-    changes
-}
-
-fn compare<K: Ord + Clone, V: PartialEq + Clone>(
-    old: &BTreeMap<K, V>,
-    new: &BTreeMap<K, V>,
-    change: impl Fn(K, Option<V>) -> Change,
-    changes: &mut Vec<Change>,
-) {
-    let gone = old.keys().filter(|key| !new.contains_key(key));
-    changes.extend(gone.map(|key| change(key.clone(), None)));
-    let changed = new.iter().filter(|(key, value)| old.get(key) != Some(value));
-    changes.extend(changed.map(|(key, value)| change(key.clone(), Some(value.clone()))));
 }

@@ -25,7 +25,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use sluice_policy::model::{Change, World};
+use sluice_policy::model::World;
 use tokio::sync::mpsc;
 
 use super::{Event, Refresh, Source};
@@ -172,7 +172,7 @@ impl Directory {
                         .entry(closed.name.clone())
                         .or_insert_with(|| closed.policy.clone());
                 }
-                let changes = changes(&self.world, &world);
+                let changes = self.world.changes_to(&world);
                 self.world = world;
                 if !changes.is_empty() {
                     events.push(Event::Changes(changes));
@@ -304,31 +304,6 @@ fn judge(
 /// True for `NetworkPolicy y/web`, false for what says no name.
 fn is_named(object: &str) -> bool {
     object.contains(' ')
-}
-
-/// What leads from one world to the other.
-fn changes(before: &World, after: &World) -> Vec<Change> {
-    let mut changes = Vec::new();
-    between(&before.namespaces, &after.namespaces, Change::Namespace, &mut changes);
-    between(&before.pods, &after.pods, Change::Pod, &mut changes);
-    between(&before.policies, &after.policies, Change::Policy, &mut changes);
-    changes
-}
-
-fn between<K: Ord + Clone, V: PartialEq + Clone>(
-    before: &BTreeMap<K, V>,
-    after: &BTreeMap<K, V>,
-    change: impl Fn(K, Option<V>) -> Change,
-    changes: &mut Vec<Change>,
-) {
-    for key in before.keys().filter(|key| !after.contains_key(key)) {
-        changes.push(change(key.clone(), None));
-    }
-    for (key, value) in after {
-        if before.get(key) != Some(value) {
-            changes.push(change(key.clone(), Some(value.clone())));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -199,13 +199,7 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
 
 /// The changes that make a world, in the order of `keys` (sorted by them).
 pub(crate) fn shuffled(world: &World, keys: &[u32]) -> Vec<Change> {
-    let mut changes: Vec<Change> = Vec::new();
-    changes.extend(
-        world.namespaces.iter().map(|(n, v)| Change::Namespace(n.clone(), Some(v.clone()))),
-    );
-    changes.extend(world.pods.iter().map(|(n, v)| Change::Pod(n.clone(), Some(v.clone()))));
-    changes.extend(world.policies.iter().map(|(n, v)| Change::Policy(n.clone(), Some(v.clone()))));
-    changes.extend(world.endpoints.iter().map(|(n, v)| Change::Endpoint(n.clone(), Some(*v))));
+    let changes = World::default().changes_to(world);
     let mut order: Vec<usize> = (0..changes.len()).collect();
     order.sort_by_key(|i| {
         keys.get(i % keys.len().max(1)).map(|k| k.rotate_left(u32::try_from(*i).unwrap_or(0)))
