@@ -8,7 +8,7 @@ use sluice_common::abi::{
 };
 use sluice_common::flow::{self as track, Clock, Known};
 use sluice_common::parse::{
-    self, Frame, Packet, Transport, is_control, parse, source_is_acceptable,
+    self, Frame, Packet, Transport, claims_another_target, is_control, parse, source_is_acceptable,
 };
 use sluice_common::reason::Reason;
 
@@ -109,12 +109,13 @@ pub(crate) fn walk(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason
     if matches!(direction, Direction::Ingress) && skb.is_from_own_host() && is_of_one_piece(scene) {
         return from_own_host(scene);
     }
-    if scene.read == Ok(Frame::Arp) {
-        return Reason::Control;
-    }
-    let control = scene.read.is_ok() && is_control(&scene.packet, direction);
+    let control = match scene.read {
+        Ok(Frame::Arp) => true,
+        Ok(Frame::Ip) => is_control(skb, &scene.packet, &scene.endpoint, direction),
+        Err(_) => false,
+    };
     if matches!(direction, Direction::Egress)
-        && let Some(reason) = wrong_source(scene, control)
+        && let Some(reason) = wrong_source(scene, skb, control)
     {
         return reason;
     }
@@ -218,15 +219,17 @@ fn from_own_host(scene: &Scene) -> Reason {
 /// The reason to drop a packet from the pod for an address that is not its own. Checked in any pod
 /// that is managed, whether its egress is isolated or not, as far as the packet can be read.
 #[inline(always)]
-fn wrong_source(scene: &Scene, control: bool) -> Option<Reason> {
+fn wrong_source(scene: &Scene, skb: &Skb, control: bool) -> Option<Reason> {
     if scene.endpoint.flags & EndpointFlags::ANY_SOURCE != 0 {
         return None;
     }
     if scene.read == Err(Reason::MartianAddress) {
         return Some(Reason::MartianAddress);
     }
-    let is_wrong =
-        scene.packet.addressed && !source_is_acceptable(&scene.packet, &scene.endpoint, control);
+    let Scene { packet, endpoint, .. } = scene;
+    let is_wrong = packet.addressed
+        && (!source_is_acceptable(packet, endpoint, control)
+            || claims_another_target(skb, packet, endpoint));
     is_wrong.then_some(Reason::SpoofedSource)
 }
 
