@@ -2,6 +2,7 @@
 //! packet is decided in one place, the verdict table in `main.rs`.
 
 use core::arch::asm;
+use core::mem::MaybeUninit;
 
 use sluice_common::abi::{
     Address, Direction, Endpoint, EndpointFlags, Flow, FlowKey, RULE_DEFAULT, RuleId, SET_NONE,
@@ -57,19 +58,20 @@ impl Scene {
         generation: u32,
         event_rate: u32,
     ) -> Option<&'static mut Self> {
-        let room = maps::SCRATCH.get_ptr_mut(0)?.cast::<Self>();
+        let room = maps::SCRATCH.get_ptr_mut(0)?.cast::<MaybeUninit<Self>>();
         // SAFETY: this CPU's element of the table has room for a `Scene` and its alignment (asserted
         // above). Programs at this hook do not interrupt each other on one CPU, so nobody else holds
-        // it. The table's memory is initialised and was only ever written here, so that it holds
-        // valid values; the packet's are made new before they are read.
-        let scene = unsafe { &mut *room };
-        scene.endpoint = *endpoint;
-        scene.clock = flow::clock();
-        scene.slot = slot;
-        scene.generation = generation;
-        scene.event_rate = event_rate;
-        scene.rule = RULE_DEFAULT;
-        clear(&mut scene.packet);
+        // it. What it held is not read: it is written as a whole.
+        let scene = unsafe { &mut *room }.write(Self {
+            endpoint: *endpoint,
+            clock: flow::clock(),
+            slot,
+            generation,
+            event_rate,
+            packet: Packet::default(),
+            read: Ok(Frame::Ip),
+            rule: RULE_DEFAULT,
+        });
         scene.read = parse(skb, &mut scene.packet);
         Some(reread(scene))
     }
@@ -77,19 +79,6 @@ impl Scene {
     #[inline(always)]
     fn governs(&self, direction: Direction) -> bool {
         self.endpoint.is_governed(direction)
-    }
-}
-
-/// Makes it `Packet::default()`, word by word: the compiler would call a `memset` that writes bytes.
-#[inline(always)]
-fn clear(packet: &mut Packet) {
-    const WORDS: usize = size_of::<Packet>() / size_of::<u32>();
-    const _: () = assert!(WORDS * size_of::<u32>() == size_of::<Packet>());
-    let words = (&raw mut *packet).cast::<u32>();
-    for index in 0..WORDS {
-        // SAFETY: within the packet (asserted above), whose alignment is a word's; zeros are a valid
-        // one (as its type says).
-        unsafe { words.wrapping_add(index).write_volatile(0) };
     }
 }
 
