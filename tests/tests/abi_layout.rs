@@ -10,7 +10,8 @@ use std::process::Command;
 use serde_json::Value;
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Endpoint,
-    Event, EventBudget, Flow, FlowKey, Versioned,
+    Event, EventBudget, Flow, FlowKey, Hairpin, HairpinKey, HairpinNote, HairpinNoteKey, Versioned,
+    VipKey,
 };
 
 /// Size, and the fields with their offsets in bytes, in order.
@@ -58,6 +59,12 @@ fn rust_layouts() -> BTreeMap<String, Layout> {
             length,
             reserved
         }),
+        layout!(Hairpin { decision, port }),
+        layout!(HairpinKey { slot, vip }),
+        layout!(HairpinNote { noted, port, reserved }),
+        layout!(HairpinNoteKey { epoch, protocol, token }),
+        private_layout!("VipKey", VipKey { "address" at 0, "port_be" at 16, "protocol" at 18 }),
+        private_layout!("Versioned<Hairpin>", Versioned<Hairpin> { "since" at 0, "value" at 8 }),
         private_layout!("Address", Address { "words" at 0 }),
         private_layout!("CidrKey", CidrKey { "set_be" at 0, "address" at 4 }),
         private_layout!("DecisionKey", DecisionKey {

@@ -9,8 +9,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Direction,
-    ENDPOINT_MAX, Endpoint, Flow, FlowKey, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX, Versioned,
-    capacity, counter_index,
+    ENDPOINT_MAX, Endpoint, Flow, FlowKey, Hairpin, HairpinKey, RULE_MAX, RuleId, SLOT_NONE,
+    SLOTS_BY_INDEX, Versioned, VipKey, capacity, counter_index,
 };
 use sluice_common::reason::REASON_MAX;
 use sluice_policy::diff::{KernelState, Op};
@@ -51,6 +51,8 @@ pub struct KernelMaps {
     endpoint_slots_high: HashMap<MapData, u32, u32>,
     endpoints: Array<MapData, Versioned<Endpoint>>,
     peers: HashMap<MapData, Address, Versioned<ClassId>>,
+    vips: HashMap<MapData, VipKey, Versioned<ClassId>>,
+    hairpins: HashMap<MapData, HairpinKey, Versioned<Hairpin>>,
     cidrs: LpmTrie<MapData, CidrKey, Versioned<ClassId>>,
     decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
     flows: HashMap<MapData, FlowKey, Flow>,
@@ -91,6 +93,8 @@ impl KernelMaps {
             endpoint_slots_high: typed(&mut table, "endpoint_slots_high")?,
             endpoints: typed(&mut table, "endpoints")?,
             peers: typed(&mut table, "peers")?,
+            vips: typed(&mut table, "vips")?,
+            hairpins: typed(&mut table, "hairpins")?,
             cidrs: typed(&mut table, "cidrs")?,
             decisions: typed(&mut table, "decisions")?,
             flows: typed(&mut table, "flows")?,
@@ -145,6 +149,10 @@ impl KernelMaps {
             Op::Peer(address, value) => {
                 self.peers.insert(address, value, 0).map_err(access("peers"))
             }
+            Op::Vip(vip, value) => self.vips.insert(vip, value, 0).map_err(access("vips")),
+            Op::Hairpin(key, value) => {
+                self.hairpins.insert(key, value, 0).map_err(access("hairpins"))
+            }
             Op::Cidr(prefix, value) => {
                 self.cidrs.insert(&trie_key(prefix), value, 0).map_err(access("cidrs"))
             }
@@ -158,6 +166,8 @@ impl KernelMaps {
                 Ok(())
             }
             Op::RemovePeer(address) => removed("peers", self.peers.remove(address)),
+            Op::RemoveVip(vip) => removed("vips", self.vips.remove(vip)),
+            Op::RemoveHairpin(key) => removed("hairpins", self.hairpins.remove(key)),
             Op::RemoveCidr(prefix) => removed("cidrs", self.cidrs.remove(&trie_key(prefix))),
             Op::RemoveDecision(prefix) => {
                 removed("decisions", self.decisions.remove(&trie_key(prefix)))
@@ -190,6 +200,8 @@ impl KernelMaps {
             generation: self.control.read()?.generation,
             endpoints,
             peers: self.peers.iter().collect::<Result<_, _>>().map_err(access("peers"))?,
+            vips: self.vips.iter().collect::<Result<_, _>>().map_err(access("vips"))?,
+            hairpins: self.hairpins.iter().collect::<Result<_, _>>().map_err(access("hairpins"))?,
             cidrs: prefixes(self.cidrs.iter()).map_err(access("cidrs"))?,
             decisions: prefixes(self.decisions.iter()).map_err(access("decisions"))?,
         })
