@@ -263,7 +263,14 @@ impl Kernel {
         let (egress, stamp) = egress.map_or((None, 0), |(answer, stamp)| (Some(answer), stamp));
         let ingress = sides.ingress.as_ref().zip(arriving.as_ref());
         let ingress = ingress.map(|(q, packet)| self.ask(q, packet, stamp)).transpose()?;
-        let ingress = ingress.map(|(answer, _)| answer);
+        let mut ingress = ingress.map(|(answer, _)| answer);
+        if let (Some(answer), Some(question)) = (&mut ingress, &sides.ingress)
+            && is_returning(sides, &sent)
+            && self.is_unmanaged(&question.pod)
+        {
+            // Where no program looks, none has to tell whose the translated packet is.
+            answer.decided_by = DecidedBy::OwnAddress;
+        }
         let allowed = [&egress, &ingress].into_iter().flatten().all(|a| a.allowed);
         let verdict = match &arriving {
             None if allowed => ProbeVerdict::Unreachable,
@@ -273,6 +280,13 @@ impl Kernel {
             _ => ProbeVerdict::Deny,
         };
         Ok(Outcome { verdict, egress, ingress })
+    }
+
+    /// True for a pod that no policy applies to: no program is attached to it.
+    fn is_unmanaged(&self, pod: &PodName) -> bool {
+        self.endpoint(pod).is_none_or(|endpoint| {
+            !endpoint.is_governed(Direction::Ingress) && !endpoint.is_governed(Direction::Egress)
+        })
     }
 
     fn ask(
@@ -322,12 +336,17 @@ impl Kernel {
 /// address as source where a pod reaches itself.
 fn translated(cluster: &Cluster, probe: &Probe, sides: &Sides, sent: &Segment) -> Option<Segment> {
     let (destination, destination_port) = sides.arrives_at?;
-    let is_itself = destination == sent.source && sides.sent_to.0 != destination;
-    let node = sides.egress.as_ref().filter(|_| is_itself);
+    let node = sides.egress.as_ref().filter(|_| is_returning(sides, sent));
     let node = node.and_then(|q| cluster.nodes.get(&cluster.world.pods.get(&q.pod)?.node));
     let addresses = node.into_iter().flat_map(|node| &node.addresses);
     let source = addresses.copied().find(|address| probe.family.is_of(*address));
     Some(Segment { source: source.unwrap_or(sent.source), destination, destination_port, ..*sent })
+}
+
+/// True for a packet that a service leads back to the pod that sent it.
+fn is_returning(sides: &Sides, sent: &Segment) -> bool {
+    let arrives_at = sides.arrives_at.map(|(address, _)| address);
+    arrives_at == Some(sent.source) && sides.sent_to.0 != sent.source
 }
 
 /// The first answer to a packet, or a later one.
