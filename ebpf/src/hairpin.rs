@@ -36,10 +36,9 @@ fn port(scene: &Scene) -> u32 {
     let Packet { destination, protocol, .. } = scene.packet;
     let vip = VipKey::new(destination, protocol, scene.packet.decision_port());
     let key = HairpinKey { slot: scene.slot, vip };
-    // SAFETY: the agent replaces whole elements, and the kernel keeps a replaced one until this
-    // program has ended.
+    // SAFETY: as for `peers` (see `policy`).
     match unsafe { maps::HAIRPINS.get(&key) } {
-        Some(hairpin) => hairpin.at(scene.generation).port,
+        Some(way) => way.hairpin.at(scene.generation).port,
         None => 0,
     }
 }

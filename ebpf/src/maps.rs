@@ -6,8 +6,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use sluice_common::abi::{
     Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, ENDPOINT_MAX, Endpoint,
-    Event, EventBudget, Flow, FlowKey, Hairpin, HairpinKey, HairpinNote, HairpinNoteKey, RULE_MAX,
-    SLOTS_BY_INDEX, Versioned, VipKey, capacity,
+    Event, EventBudget, Flow, FlowKey, HairpinKey, HairpinNote, HairpinNoteKey, HairpinWay,
+    PeerClass, RULE_MAX, SLOTS_BY_INDEX, Versioned, VipKey, capacity,
 };
 use sluice_common::reason::REASON_MAX;
 
@@ -38,31 +38,32 @@ pub(crate) static ENDPOINT_SLOTS_HIGH: HashMap<
 #[btf_map(name = "endpoints")]
 pub(crate) static ENDPOINTS: Array<Versioned<Endpoint>, { ENDPOINT_MAX as usize }> = Array::new();
 
-/// Address → class. Written by the agent, which closes the sets that would need what does not fit.
+/// Address → class. Written by the agent in place, which closes the sets that would need what does not
+/// fit.
 #[btf_map(name = "peers")]
 pub(crate) static PEERS: HashMap<
     Address,
-    Versioned<ClassId>,
+    PeerClass,
     { capacity::PEERS as usize },
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
-/// Address and port of a service → class. Written by the agent, which closes every set for egress
+/// Address and port of a service → class. Written by the agent in place, which closes every set for egress
 /// where it does not fit.
 #[btf_map(name = "vips")]
 pub(crate) static VIPS: HashMap<
     VipKey,
-    Versioned<ClassId>,
+    PeerClass,
     { capacity::VIPS as usize },
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
-/// (Slot, address and port of a service) → the endpoint's way to itself. Written by the agent; has room
+/// (Slot, address and port of a service) → the endpoint's way to itself. Written by the agent in place; has room
 /// for all that it gives to all endpoints.
 #[btf_map(name = "hairpins")]
 pub(crate) static HAIRPINS: HashMap<
     HairpinKey,
-    Versioned<Hairpin>,
+    HairpinWay,
     { capacity::HAIRPINS as usize },
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();

@@ -21,6 +21,7 @@ use sluice_common::abi::{Address, ClassId, SetId};
 use crate::capacity::{Capacity, Overflow, Shortage, Table};
 use crate::classes::{ClassIndex, Classes};
 use crate::emit::Output;
+use crate::labels::LabelPool;
 use crate::model::{
     Change, Direction, Labels, LocalEndpoint, Pod, PodName, Policy, PolicyName, RuleName, World,
 };
@@ -44,6 +45,7 @@ pub struct Compiler {
     pub(crate) overflows: Vec<Overflow>,
     pub(crate) numbers: AllNumbers,
     pub(crate) owners: Owners,
+    labels: LabelPool,
     /// The policies, by the pods that they apply to.
     pub(crate) subjects: SelectorIndex<PolicyName>,
     pub(crate) predicates: Predicates,
@@ -91,6 +93,7 @@ impl Compiler {
             overflows: Vec::new(),
             numbers,
             owners: Owners::default(),
+            labels: LabelPool::default(),
             subjects: SelectorIndex::default(),
             predicates: Predicates::default(),
             classes: Classes::default(),
@@ -217,6 +220,7 @@ impl Compiler {
         if self.world.endpoints.contains_key(&name) {
             work.endpoints.insert(name.clone());
         }
+        let pod = pod.map(|pod| Pod { labels: self.labels.share(pod.labels), ..pod });
         self.world.apply(Change::Pod(name, pod));
     }
 

@@ -9,8 +9,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Direction,
-    ENDPOINT_MAX, Endpoint, Flow, FlowKey, Hairpin, HairpinKey, RULE_MAX, RuleId, SLOT_NONE,
-    SLOTS_BY_INDEX, Versioned, VipKey, capacity, counter_index,
+    ENDPOINT_MAX, Endpoint, Flow, FlowKey, Hairpin, HairpinKey, HairpinWay, PeerClass, RULE_MAX,
+    RuleId, SLOT_NONE, SLOTS_BY_INDEX, Versioned, VipKey, capacity, counter_index,
 };
 use sluice_common::reason::REASON_MAX;
 use sluice_policy::diff::{KernelState, Op};
@@ -36,6 +36,12 @@ pub enum MapFault {
     /// The table is full.
     #[error("table {0} is full")]
     Full(&'static str),
+    /// There is no number left for a further change.
+    #[error(
+        "the tables have seen 4294967295 changes, as many as they can count: what is in force stays; \
+         restart the agent, which makes new tables"
+    )]
+    Exhausted,
     /// The kernel would not wait for the packets that were on their way.
     #[error("cannot wait for packets on their way (membarrier): {0}")]
     GracePeriod(io::Error),
@@ -50,9 +56,9 @@ pub struct KernelMaps {
     endpoint_slots: Array<MapData, u32>,
     endpoint_slots_high: HashMap<MapData, u32, u32>,
     endpoints: Array<MapData, Versioned<Endpoint>>,
-    peers: HashMap<MapData, Address, Versioned<ClassId>>,
-    vips: HashMap<MapData, VipKey, Versioned<ClassId>>,
-    hairpins: HashMap<MapData, HairpinKey, Versioned<Hairpin>>,
+    peers: HashMap<MapData, Address, PeerClass>,
+    vips: HashMap<MapData, VipKey, PeerClass>,
+    hairpins: HashMap<MapData, HairpinKey, HairpinWay>,
     cidrs: LpmTrie<MapData, CidrKey, Versioned<ClassId>>,
     decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
     flows: HashMap<MapData, FlowKey, Flow>,
@@ -61,7 +67,14 @@ pub struct KernelMaps {
     events: Option<Events>,
     /// Packets that began before the last flip may still look at what it replaced.
     readers_behind: bool,
+    /// Elements of `peers`, `vips` or `hairpins` were removed that packets which have begun may still look at; the next one
+    /// that is added would have their memory.
+    memory_behind: bool,
 }
+
+/// `BPF_F_LOCK` of `linux/bpf.h`: an element that is there is written in place. One that is not there
+/// is added.
+const IN_PLACE: u64 = 4;
 
 impl KernelMaps {
     /// The tables of a loaded object.
@@ -102,6 +115,7 @@ impl KernelMaps {
             rule_hits: typed(&mut table, "rule_hits")?,
             events: Some(Events::new(typed(&mut table, "events")?)),
             readers_behind: true,
+            memory_behind: true,
         })
     }
 
@@ -131,9 +145,16 @@ impl KernelMaps {
     /// invisible, and a new diff goes on from [`Self::state`].
     ///
     /// # Errors
-    /// [`MapFault`]; [`MapFault::Full`] where a table took no further entry.
+    /// [`MapFault`]; [`MapFault::Full`] where a table took no further entry. [`MapFault::Exhausted`]
+    /// before anything is written.
     pub fn apply(&mut self, ops: &[Op]) -> Result<(), MapFault> {
-        ops.iter().try_for_each(|op| self.apply_one(op))
+        let changes_nothing_visible = ops.iter().all(|op| matches!(op, Op::ResetRule(_)));
+        if !changes_nothing_visible && self.control.read()?.generation == u32::MAX {
+            return Err(MapFault::Exhausted);
+        }
+        ops.iter().try_for_each(|op| self.apply_one(op))?;
+        // Everything is in force; it is the next change that does not have to wait.
+        self.wait_for_memory()
     }
 
     fn apply_one(&mut self, op: &Op) -> Result<(), MapFault> {
@@ -146,12 +167,20 @@ impl KernelMaps {
             Op::Endpoint(slot, value) => {
                 self.endpoints.set(*slot, value, 0).map_err(access("endpoints"))
             }
-            Op::Peer(address, value) => {
-                self.peers.insert(address, value, 0).map_err(access("peers"))
+            Op::Peer(address, class) => {
+                self.wait_for_memory()?;
+                let value = PeerClass::new(*class);
+                self.peers.insert(address, &value, IN_PLACE).map_err(access("peers"))
             }
-            Op::Vip(vip, value) => self.vips.insert(vip, value, 0).map_err(access("vips")),
-            Op::Hairpin(key, value) => {
-                self.hairpins.insert(key, value, 0).map_err(access("hairpins"))
+            Op::Vip(vip, class) => {
+                self.wait_for_memory()?;
+                let value = PeerClass::new(*class);
+                self.vips.insert(vip, &value, IN_PLACE).map_err(access("vips"))
+            }
+            Op::Hairpin(key, hairpin) => {
+                self.wait_for_memory()?;
+                let value = HairpinWay::new(*hairpin);
+                self.hairpins.insert(key, &value, IN_PLACE).map_err(access("hairpins"))
             }
             Op::Cidr(prefix, value) => {
                 self.cidrs.insert(&trie_key(prefix), value, 0).map_err(access("cidrs"))
@@ -165,9 +194,9 @@ impl KernelMaps {
                 self.readers_behind = true;
                 Ok(())
             }
-            Op::RemovePeer(address) => removed("peers", self.peers.remove(address)),
-            Op::RemoveVip(vip) => removed("vips", self.vips.remove(vip)),
-            Op::RemoveHairpin(key) => removed("hairpins", self.hairpins.remove(key)),
+            Op::RemovePeer(address) => self.forget(|maps| ("peers", maps.peers.remove(address))),
+            Op::RemoveVip(vip) => self.forget(|maps| ("vips", maps.vips.remove(vip))),
+            Op::RemoveHairpin(key) => self.forget(|maps| ("hairpins", maps.hairpins.remove(key))),
             Op::RemoveCidr(prefix) => removed("cidrs", self.cidrs.remove(&trie_key(prefix))),
             Op::RemoveDecision(prefix) => {
                 removed("decisions", self.decisions.remove(&trie_key(prefix)))
@@ -175,12 +204,31 @@ impl KernelMaps {
         }
     }
 
+    /// Removes an element of a hash, whose memory the next one that is added will have.
+    fn forget(
+        &mut self,
+        remove: impl FnOnce(&mut Self) -> (&'static str, Result<(), MapError>),
+    ) -> Result<(), MapFault> {
+        self.memory_behind = true;
+        let (table, result) = remove(self);
+        removed(table, result)
+    }
+
+    /// Waits until no packet looks at what was removed from a hash.
+    fn wait_for_memory(&mut self) -> Result<(), MapFault> {
+        if self.memory_behind { self.wait() } else { Ok(()) }
+    }
+
     /// Waits until every packet that began before the last flip has ended.
     fn wait_for_readers(&mut self) -> Result<(), MapFault> {
-        if self.readers_behind {
-            grace_period().map_err(MapFault::GracePeriod)?;
-            self.readers_behind = false;
-        }
+        if self.readers_behind { self.wait() } else { Ok(()) }
+    }
+
+    /// Waits until every packet that has begun has ended.
+    fn wait(&mut self) -> Result<(), MapFault> {
+        grace_period().map_err(MapFault::GracePeriod)?;
+        self.readers_behind = false;
+        self.memory_behind = false;
         Ok(())
     }
 
@@ -199,9 +247,9 @@ impl KernelMaps {
         Ok(KernelState {
             generation: self.control.read()?.generation,
             endpoints,
-            peers: self.peers.iter().collect::<Result<_, _>>().map_err(access("peers"))?,
-            vips: self.vips.iter().collect::<Result<_, _>>().map_err(access("vips"))?,
-            hairpins: self.hairpins.iter().collect::<Result<_, _>>().map_err(access("hairpins"))?,
+            peers: values(&self.peers, |peer| peer.class).map_err(access("peers"))?,
+            vips: values(&self.vips, |peer| peer.class).map_err(access("vips"))?,
+            hairpins: values(&self.hairpins, |way| way.hairpin).map_err(access("hairpins"))?,
             cidrs: prefixes(self.cidrs.iter()).map_err(access("cidrs"))?,
             decisions: prefixes(self.decisions.iter()).map_err(access("decisions"))?,
         })
@@ -212,6 +260,10 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault`].
     pub fn set_slot(&mut self, ifindex: u32, slot: u32) -> Result<(), MapFault> {
+        if ifindex >= SLOTS_BY_INDEX && slot != SLOT_NONE {
+            // What is added to a hash has the memory of what was replaced or removed before.
+            self.wait()?;
+        }
         // A packet that has read the former slot must not meet the next pod in it.
         self.readers_behind = true;
         if ifindex < SLOTS_BY_INDEX {
@@ -380,6 +432,14 @@ fn is_missing(error: &MapError) -> bool {
 
 fn trie_key<K: aya::Pod>(prefix: &Prefix<K>) -> Key<K> {
     Key::new(prefix.bits, prefix.key)
+}
+
+/// All of a hash, each element without its lock.
+fn values<K: aya::Pod + Ord, E: aya::Pod, V>(
+    table: &HashMap<MapData, K, E>,
+    value: impl Fn(E) -> V,
+) -> Result<BTreeMap<K, V>, MapError> {
+    table.iter().map(|entry| entry.map(|(key, element)| (key, value(element)))).collect()
 }
 
 fn prefixes<K: aya::Pod + Ord, V>(

@@ -1,9 +1,10 @@
 //! Tables `vips`, `hairpins` and `hairpin_notes`: addresses that the cluster translates on a packet's
 //! way, and pods that reach themselves through them.
 
-use super::{Address, ClassId, Decision, Versioned};
+use super::peer::bpf_spin_lock;
+use super::{Address, Decision, Versioned};
 
-/// Key of `vips` (hash), value `Versioned<ClassId>`: an address and port of a service (ClusterIP,
+/// Key of `vips` (hash), value [`super::PeerClass`]: an address and port of a service (ClusterIP,
 /// external IP, load-balancer address, alias), as a pod's packet has it before it is translated.
 /// Written by the agent, while any endpoint's egress is governed. A class stands for the backends: its
 /// one decision per policy set, if it has any, is what the set says to them, and what the set says to
@@ -52,7 +53,7 @@ impl PartialOrd for VipKey {
     }
 }
 
-/// Key of `hairpins` (hash), value `Versioned<Hairpin>`: an endpoint that is a backend of a VIP.
+/// Key of `hairpins` (hash), value [`HairpinWay`]: an endpoint that is a backend of a VIP.
 /// Written by the agent for endpoints that are governed. Has room for [`super::capacity::HAIRPINS_EACH`]
 /// of every endpoint; one that is a backend of more VIPs has none here.
 #[repr(C)]
@@ -79,7 +80,6 @@ pub struct Hairpin {
 
 const _: () = assert!(size_of::<Hairpin>() == 16);
 const _: () = assert!(size_of::<Versioned<Hairpin>>() == 40);
-const _: () = assert!(size_of::<Versioned<ClassId>>() == 16);
 
 impl Hairpin {
     /// The VIP leads to several ports of the pod.
@@ -89,6 +89,26 @@ impl Hairpin {
     #[inline(always)]
     pub const fn leads_to(port: u32, packet_port: u16) -> bool {
         port == Self::ANY_PORT || port == packet_port as u32
+    }
+}
+
+/// Value of `hairpins`, written in place as that of `peers` is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HairpinWay {
+    /// The way.
+    pub hairpin: Versioned<Hairpin>,
+    lock: bpf_spin_lock,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<HairpinWay>() == 48);
+const _: () = assert!(core::mem::offset_of!(HairpinWay, lock) == 40);
+
+impl HairpinWay {
+    /// A value to write.
+    pub const fn new(hairpin: Versioned<Hairpin>) -> Self {
+        Self { hairpin, lock: bpf_spin_lock { val: 0 }, reserved: 0 }
     }
 }
 
@@ -133,3 +153,7 @@ unsafe impl aya::Pod for HairpinKey {}
 // SAFETY: `Decision` and `u32`, no padding, every bit pattern valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Hairpin {}
+// SAFETY: `Versioned` and `u32` fields only, no padding (48 bytes, asserted above), every bit pattern
+// valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for HairpinWay {}

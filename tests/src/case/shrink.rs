@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sluice_policy::model::{Change, Peers, Policy, Ports, Rule, Service, World};
+use sluice_policy::model::{Change, Peers, Pod, Policy, Ports, Rule, Service, World};
 
 use super::Case;
 
@@ -75,9 +75,8 @@ fn smaller_worlds(world: &World) -> Vec<World> {
             pod.addresses.remove(at);
             without(Change::Pod(name.clone(), Some(pod)));
         }
-        for key in pod.labels.keys() {
-            let mut pod = pod.clone();
-            pod.labels.remove(key);
+        for (key, _) in pod.labels.iter() {
+            let pod = Pod { labels: pod.labels.without(key), ..pod.clone() };
             without(Change::Pod(name.clone(), Some(pod)));
         }
     }
