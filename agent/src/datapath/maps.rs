@@ -9,8 +9,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Direction,
-    ENDPOINT_MAX, Endpoint, Flow, FlowKey, Hairpin, HairpinKey, HairpinWay, PeerClass, RULE_MAX,
-    RuleId, SLOT_NONE, SLOTS_BY_INDEX, Versioned, VipKey, capacity, counter_index,
+    ENDPOINT_MAX, Endpoint, Flow, FlowKey, HairpinKey, HairpinWay, PeerClass, RULE_MAX, RuleId,
+    SLOT_NONE, SLOTS_BY_INDEX, Versioned, VipKey, capacity, counter_index,
 };
 use sluice_common::reason::REASON_MAX;
 use sluice_policy::diff::{KernelState, Op};
