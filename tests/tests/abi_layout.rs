@@ -10,7 +10,8 @@ use std::process::Command;
 use serde_json::Value;
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Endpoint,
-    Event, EventBudget, Flow, FlowKey, PeerClass, Versioned,
+    Event, EventBudget, Flow, FlowKey, Hairpin, HairpinKey, HairpinNote, HairpinNoteKey,
+    HairpinWay, PeerClass, Versioned, VipKey,
 };
 
 /// Size, and the fields with their offsets in bytes, in order.
@@ -58,10 +59,19 @@ fn rust_layouts() -> BTreeMap<String, Layout> {
             length,
             reserved
         }),
+        layout!(Hairpin { decision, port }),
+        layout!(HairpinKey { slot, vip }),
+        layout!(HairpinNote { noted, port, reserved }),
+        layout!(HairpinNoteKey { epoch, protocol, token }),
+        private_layout!("VipKey", VipKey { "address" at 0, "port_be" at 16, "protocol" at 18 }),
+        private_layout!("Versioned<Hairpin>", Versioned<Hairpin> { "since" at 0, "value" at 8 }),
         private_layout!("Address", Address { "words" at 0 }),
         private_layout!("CidrKey", CidrKey { "set_be" at 0, "address" at 4 }),
         private_layout!("DecisionKey", DecisionKey {
             "set_be" at 0, "class_be" at 4, "protocol_port_be" at 8
+        }),
+        private_layout!("HairpinWay", HairpinWay {
+            "hairpin" at 0, "lock" at 40, "reserved" at 44
         }),
         private_layout!("PeerClass", PeerClass { "class" at 0, "lock" at 16, "reserved" at 20 }),
         private_layout!("Versioned<ClassId>", Versioned<ClassId> { "since" at 0, "value" at 8 }),

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-use sluice_policy::model::{Labels, PodName};
+use sluice_policy::model::{Labels, PodName, Service, ServiceName};
 
 use super::addresses::{AddressPlan, ClusterError};
-use super::{Cluster, IMPLIED_NODE, Node, ObjectKey, Service, ServiceName, services};
+use super::{Cluster, IMPLIED_NODE, Node, ObjectKey, services};
 use crate::convert::Item;
 use crate::convert::endpointslice::EndpointSlice;
 use crate::convert::namespace::NAME_LABEL;
@@ -244,7 +244,7 @@ impl<'a> Builder<'a> {
             let slices = self.slices.get(name).map(Vec::as_slice).unwrap_or_default();
             let ports = services::resolve(service, slices, &self.pods);
             let addresses = own.into_iter().chain(service.external.iter().copied()).collect();
-            self.cluster.services.insert(name.clone(), Service { addresses, ports });
+            self.cluster.world.services.insert(name.clone(), Service { addresses, ports });
         }
         Ok(())
     }

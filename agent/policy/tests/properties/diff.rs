@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use sluice_common::abi::{Address, Decision, Endpoint, Versioned};
-use sluice_common::decide::decide;
+use sluice_common::decide::{Asked, decide};
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::{Compiler, compile};
 use sluice_policy::diff::{KernelState, Op, diff};
@@ -19,10 +19,10 @@ fn verdict(
     question: &Question,
 ) -> Option<(Endpoint, Option<Decision>)> {
     let endpoint = *tables.endpoints.get(&slot)?;
-    let set = endpoint.set(question.direction);
-    let decide =
-        || decide(tables, set, &Address::from(question.remote), question.protocol, question.port);
-    Some((endpoint, (set != 0).then(decide).flatten()))
+    let Question { direction, protocol, port, .. } = *question;
+    let asked = Asked { slot, direction, remote: Address::from(question.remote), protocol, port };
+    let decide = || decide(tables, &endpoint, &asked);
+    Some((endpoint, endpoint.is_governed(direction).then(decide).flatten()))
 }
 
 fn verdicts(
