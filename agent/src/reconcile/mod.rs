@@ -33,7 +33,7 @@ use sluice_policy::tables::Touched;
 use self::kernel::Kernel;
 use crate::endpoint::links::IfIndex;
 use crate::endpoint::slots::{Incarnation, Slots};
-use crate::endpoint::{Assignment, Interface, LocalPod, Scan, assign};
+use crate::endpoint::{Assignment, Interface, LocalPod, Scan, Unenforced, assign};
 use crate::state::State;
 
 /// Brings the kernel to what should be, for one node.
@@ -57,7 +57,7 @@ pub struct Reconciler<K> {
     scan: Scan,
     assignment: Assignment,
     /// Why a pod that was found is not enforced.
-    refused: BTreeMap<PodName, String>,
+    refused: BTreeMap<PodName, Unenforced>,
     adopted: bool,
     corrections: u64,
 }
@@ -195,7 +195,7 @@ impl<K: Kernel> Reconciler<K> {
                     Some(LocalEndpoint { slot: place.slot, epoch: place.epoch, flags: 0 })
                 }
                 Err(error) => {
-                    self.refused.insert(pod.clone(), error.to_string());
+                    self.refused.insert(pod.clone(), Unenforced::NoPlace(error));
                     None
                 }
             };
@@ -300,7 +300,8 @@ impl<K: Kernel> Reconciler<K> {
                     }
                     Err(error) => {
                         complete = false;
-                        self.refused.insert(pod.clone(), format!("{error:#}"));
+                        let reason = Unenforced::Attach(format!("{error:#}"));
+                        self.refused.insert(pod.clone(), reason);
                     }
                 }
             }
