@@ -312,6 +312,11 @@ impl AgentProcess {
         assert!(status.success(), "the agent ended with {status}");
     }
 
+    /// True once it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a process id");

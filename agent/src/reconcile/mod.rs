@@ -32,7 +32,7 @@ use sluice_policy::tables::Touched;
 
 use self::kernel::Kernel;
 use crate::endpoint::links::IfIndex;
-use crate::endpoint::slots::{Incarnation, Slots};
+use crate::endpoint::slots::{Incarnation, Place, Slots};
 use crate::endpoint::{Assignment, Interface, LocalPod, Scan, Unenforced, assign};
 use crate::state::State;
 
@@ -210,25 +210,29 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// A pod whose namespace is not mounted any more, but whose interface is still there, may still
-    /// send: it keeps the interfaces that it was found on before.
+    /// send: it keeps the interfaces that it was found on before. Where the notes are lost too, it
+    /// keeps those that the kernel leads to a place with its addresses: only when the source no longer
+    /// has the pod, or the interface is gone, is it known to be gone.
     fn keep_unmounted(&mut self) {
         for (pod, found) in &mut self.assignment {
-            let (Err(_), Some(place), Some(local)) =
-                (&found, self.slots.places().get(pod), self.local.get(pod))
-            else {
-                continue;
+            let (Err(_), Some(local)) = (&found, self.local.get(pod)) else { continue };
+            let addresses = BTreeSet::from_iter(local.addresses.clone());
+            let known: BTreeMap<IfIndex, u64> = match self.slots.places().get(pod) {
+                Some(Place { incarnation, .. }) => {
+                    if incarnation.created != local.created || incarnation.addresses != addresses {
+                        continue;
+                    }
+                    incarnation.interfaces.clone()
+                }
+                None => self.slots.left_for(&addresses).into_iter().map(|i| (i, 0)).collect(),
             };
-            let known = &place.incarnation;
-            let same = known.created == local.created
-                && known.addresses.iter().eq(&BTreeSet::from_iter(local.addresses.clone()));
             let interfaces: Option<Vec<Interface>> = known
-                .interfaces
                 .iter()
                 .map(|(ifindex, inode)| {
-                    Interface::unmounted(*ifindex, *inode, &known.addresses, &self.scan)
+                    Interface::unmounted(*ifindex, *inode, &addresses, &self.scan)
                 })
                 .collect();
-            if let (true, Some(interfaces)) = (same, interfaces) {
+            if let Some(interfaces) = interfaces.filter(|interfaces| !interfaces.is_empty()) {
                 *found = Ok(interfaces);
             }
         }
