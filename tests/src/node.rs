@@ -243,7 +243,7 @@ impl Node {
 
     /// Waits until everything that is wanted now is in the kernel.
     pub fn sync(&self) -> u32 {
-        match self.ask(Request::Sync { timeout_ms: 10_000 }) {
+        match self.ask(Request::Sync { timeout_ms: 25_000 }) {
             Response::Synced { complete: true, generation, .. } => generation,
             other => panic!("not in sync: {other:?}\n{}", self.log()),
         }

@@ -289,7 +289,7 @@ impl Report {
         let timings = &self.timings;
         let help = "Bringing the kernel to a change";
         histogram(encoder, "sluice_apply_duration_seconds", help, &timings.apply)?;
-        let help = "From the arrival of an event to the kernel's enforcing it";
+        let help = "From the loop's taking an event of the source to the kernel's enforcing it";
         let name = "sluice_event_to_enforced_seconds";
         histogram(encoder, name, help, &timings.event_to_enforced)?;
         let help = "From the creation of a pod, in whole seconds, to its enforcement";
