@@ -251,6 +251,7 @@ pub fn status_of_pins(bpffs: &Path, state_dir: &Path) -> Result<Status, InspectE
                 egress,
                 state,
                 reason: None,
+                cause: None,
             }
         })
         .collect();

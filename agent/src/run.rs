@@ -1,25 +1,27 @@
 //! The agent's loop: whatever happens to the source, to the node or to the agent itself ends in one
 //! reconciliation.
 
-use std::collections::BTreeMap;
+mod observe;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use sluice_common::abi::ABI_VERSION;
-use sluice_policy::model::direction_label;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use self::observe::Starts;
 use crate::control::{Pending, Request, Response};
-use crate::datapath::attach::is_ours;
 use crate::endpoint::Scan;
 use crate::endpoint::links::{self, Links};
+use crate::metrics::{Inquiries, Timings};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel;
-use crate::source::{Event, Refresh, Source};
-use crate::status::{EndpointStatus, EnforcementState, Status, WatchStatus};
+use crate::source::{Event, Objects, Refresh, Source};
+use crate::status::{EnforcementState, Status, WatchStatus};
 
 /// Links come in bursts; a scan waits this long for the rest of one.
 const BURST: Duration = Duration::from_millis(20);
@@ -61,6 +63,14 @@ pub struct Agent<K> {
     last_scan: Instant,
     netns_times: Vec<Option<SystemTime>>,
     faults: Vec<String>,
+    objects: Objects,
+    /// Warnings about objects that were logged and still hold.
+    warned: BTreeSet<String>,
+    /// When the loop took the first change that is not enforced yet.
+    unenforced_since: Option<Instant>,
+    last_heal_corrections: u64,
+    timings: Timings,
+    starts: Starts,
     /// By kind.
     watches: BTreeMap<String, WatchStatus>,
     waiting: Vec<Waiting>,
@@ -103,6 +113,12 @@ impl<K: Kernel> Agent<K> {
             last_change: now,
             last_scan: now,
             faults: Vec::new(),
+            objects: Objects::default(),
+            warned: BTreeSet::new(),
+            unenforced_since: None,
+            last_heal_corrections: 0,
+            timings: Timings::default(),
+            starts: Starts::new(),
             watches: BTreeMap::new(),
             waiting: Vec::new(),
             next_token: 0,
@@ -114,7 +130,11 @@ impl<K: Kernel> Agent<K> {
     ///
     /// # Errors
     /// Only what makes going on senseless: no signals, no link events, the source gone.
-    pub async fn run(mut self, mut requests: mpsc::Receiver<Pending>) -> anyhow::Result<()> {
+    pub async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Pending>,
+        mut inquiries: Inquiries,
+    ) -> anyhow::Result<()> {
         let mut signals = Signals::new().context("cannot wait for signals")?;
         let (sender, mut link_changes) = mpsc::channel(1);
         links::watch(sender).context("cannot wait for link events")?;
@@ -122,6 +142,7 @@ impl<K: Kernel> Agent<K> {
         let mut heal = tokio::time::interval_at(Instant::now() + HEAL, HEAL);
         self.scan().await;
         loop {
+            inquiries.turn();
             tokio::select! {
                 event = self.source.events.recv() => {
                     self.take(event.context("the source has ended")?);
@@ -136,6 +157,7 @@ impl<K: Kernel> Agent<K> {
                     self.scan().await;
                 }
                 Some(pending) = requests.recv() => self.answer(pending).await,
+                inquiry = inquiries.next() => self.inform(inquiry),
                 _ = tick.tick() => self.look_after().await,
                 _ = heal.tick() => {
                     self.scan().await;
@@ -161,6 +183,9 @@ impl<K: Kernel> Agent<K> {
             Event::Changes(changes) => {
                 self.reconciler.change(changes);
                 self.note_change();
+                if self.synced {
+                    self.unenforced_since.get_or_insert(self.last_change);
+                }
             }
             Event::Faults(faults) => {
                 for fault in faults.iter().filter(|fault| !self.faults.contains(fault)) {
@@ -168,6 +193,7 @@ impl<K: Kernel> Agent<K> {
                 }
                 self.faults = faults;
             }
+            Event::Objects(objects) => self.take_objects(objects),
             Event::Synced => {
                 self.synced = true;
                 self.note_change();
@@ -181,6 +207,14 @@ impl<K: Kernel> Agent<K> {
                 }
             }
         }
+    }
+
+    fn take_objects(&mut self, objects: Objects) {
+        for warning in objects.warnings.iter().filter(|warning| !self.warned.contains(*warning)) {
+            tracing::warn!("{warning}");
+        }
+        self.warned = objects.warnings.iter().cloned().collect();
+        self.objects = objects;
     }
 
     fn note_change(&mut self) {
@@ -222,8 +256,15 @@ impl<K: Kernel> Agent<K> {
         if !self.is_ready() || !self.changed || Instant::now() < self.retry_at {
             return;
         }
+        let begun = Instant::now();
         let done = self.reconciler.reconcile();
         self.changed = done.is_err();
+        if done.is_ok() {
+            Timings::observe(&self.timings.apply, begun.elapsed());
+            if let Some(since) = self.unenforced_since.take() {
+                Timings::observe(&self.timings.event_to_enforced, since.elapsed());
+            }
+        }
         self.note_outcome(done.err());
     }
 
@@ -232,8 +273,12 @@ impl<K: Kernel> Agent<K> {
             return;
         }
         let healed = self.reconciler.heal();
-        if let Ok(corrections @ 1..) = healed {
-            tracing::warn!(corrections, "the kernel was not as it should be; corrected");
+        if let Ok(corrections) = healed {
+            self.last_heal_corrections = corrections;
+            self.unenforced_since = None;
+            if corrections > 0 {
+                tracing::warn!(corrections, "the kernel was not as it should be; corrected");
+            }
         }
         self.changed = healed.is_err();
         self.note_outcome(healed.err());
@@ -262,7 +307,9 @@ impl<K: Kernel> Agent<K> {
     /// One line for every pod whose state is not what it was.
     fn log_endpoints(&mut self) {
         let mut now = BTreeMap::new();
-        for endpoint in self.reconciler.endpoints() {
+        let endpoints = self.known_endpoints();
+        self.note_starts(&endpoints);
+        for endpoint in endpoints {
             now.insert(endpoint.pod, (endpoint.state, endpoint.reason));
         }
         for (pod, state) in now.iter().filter(|(pod, state)| self.logged.get(*pod) != Some(*state))
@@ -335,38 +382,6 @@ impl<K: Kernel> Agent<K> {
                 self.waiting.push(waiting);
             }
         }
-    }
-
-    /// What should be in the kernel and is not.
-    fn missing(&self) -> Vec<String> {
-        let mut missing: Vec<String> = self
-            .reconciler
-            .missing()
-            .into_iter()
-            .map(|(pod, reason)| format!("{pod}: {reason}"))
-            .collect();
-        if !self.synced {
-            missing.push(NOT_SYNCED.into());
-        } else if self.changed {
-            missing
-                .push(self.failure.clone().unwrap_or_else(|| "changes are not written yet".into()));
-        }
-        missing
-    }
-
-    /// The endpoints, with the programs of others on their interfaces.
-    async fn endpoints(&mut self) -> Vec<EndpointStatus> {
-        let mut endpoints = self.reconciler.endpoints();
-        for interface in endpoints.iter_mut().flat_map(|endpoint| &mut endpoint.interfaces) {
-            interface.foreign_programs = self.reconciler.foreign(interface.ifindex);
-            // An interface that went away has no filters.
-            let filters = self.links.filters(interface.ifindex).await.unwrap_or_default();
-            for (direction, name) in filters.into_iter().filter(|(_, name)| !is_ours(name)) {
-                let label = direction_label(direction);
-                interface.foreign_programs.push(format!("{label}: {name} (clsact)"));
-            }
-        }
-        endpoints
     }
 
     async fn status(&mut self) -> Status {

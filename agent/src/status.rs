@@ -32,7 +32,8 @@ pub struct Status {
     pub faults: Vec<String>,
     /// How full the tables are.
     pub tables: Vec<TableStatus>,
-    /// The watches of an API server, one for each kind; empty with other sources.
+    /// The watches of an API server, one for each kind; for a directory of manifests one of the kind
+    /// `directory`.
     #[serde(default)]
     pub watches: Vec<WatchStatus>,
 }
@@ -71,6 +72,10 @@ pub struct EndpointStatus {
     pub state: EnforcementState,
     /// Why not, or what to know besides.
     pub reason: Option<String>,
+    /// Of a pod that is not enforced: the reason as one word, as in the metric
+    /// `sluice_unenforced_endpoints`.
+    #[serde(default)]
+    pub cause: Option<String>,
 }
 
 /// Whether a pod's policies are in force.
@@ -89,6 +94,19 @@ pub enum EnforcementState {
 }
 
 impl EnforcementState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Enforced, Self::NotIsolated, Self::NotEnforced, Self::Closed];
+
+    /// The metric label.
+    pub const fn metric_label(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::NotIsolated => "not-isolated",
+            Self::NotEnforced => "not-enforced",
+            Self::Closed => "closed",
+        }
+    }
+
     /// As printed.
     pub const fn label(self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
 //! Integration tests.
 
 pub mod case;
+pub mod http;
 pub mod lab;
 pub mod node;
 pub mod packet;

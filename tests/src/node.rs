@@ -3,7 +3,7 @@
 //! Nothing is made in the machine's own namespace. Everything is removed when the [`Node`] is dropped.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +21,9 @@ pub const NODE: &str = "node-1";
 
 /// Address of the node on every link to a pod.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// Where the agent serves metrics, in the node's namespace.
+pub const METRICS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9102);
 
 /// For answers that take milliseconds; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -195,7 +198,11 @@ impl Node {
     /// The command that starts an agent.
     pub fn agent_command(&self) -> Command {
         let source = format!("dir:{}", self.manifests().display());
-        self.sluice(&["agent", "--node-name", NODE, "--source", &source])
+        let metrics = METRICS.to_string();
+        let fixed = ["agent", "--node-name", NODE, "--metrics-listen", &metrics];
+        let mut command = self.sluice(&fixed);
+        command.args(["--source", &source]);
+        command
     }
 
     /// Starts an agent and waits until everything is in the kernel.
@@ -236,7 +243,7 @@ impl Node {
 
     /// Waits until everything that is wanted now is in the kernel.
     pub fn sync(&self) -> u32 {
-        match self.ask(Request::Sync { timeout_ms: 10_000 }) {
+        match self.ask(Request::Sync { timeout_ms: 25_000 }) {
             Response::Synced { complete: true, generation, .. } => generation,
             other => panic!("not in sync: {other:?}\n{}", self.log()),
         }
@@ -303,6 +310,11 @@ impl AgentProcess {
         self.signal(Signal::SIGTERM);
         let status = self.child.wait().expect("ended");
         assert!(status.success(), "the agent ended with {status}");
+    }
+
+    /// True once it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
     }
 
     /// Sends a signal.

@@ -141,6 +141,34 @@ fn a_pod_whose_namespace_is_unmounted_stays_enforced_while_its_interface_is_ther
     eventually("the pod is gone", || node.endpoint("x/a").state == EnforcementState::NotEnforced);
 }
 
+/// What is pinned and attached is all that is left of such a pod.
+#[test]
+fn without_notes_a_pod_whose_namespace_is_unmounted_stays_enforced_until_it_is_gone() {
+    let mut node = Node::new(BINARY);
+    node.add_pod("a", A);
+    node.write("policy.yaml", &allow_clients(80));
+    node.write("a.yaml", &pod("a", A, "{app: server}"));
+    let agent = node.start_agent();
+    let before = node.endpoint("x/a");
+    let alive = std::fs::File::open(node.netns_path("a")).expect("the namespace");
+    node.remove_pod("a");
+    agent.kill();
+    std::fs::remove_file(node.state_dir().join("state.json")).expect("removed");
+    let agent = node.start_agent();
+    let after = node.endpoint("x/a");
+    assert_eq!(after.state, EnforcementState::Enforced);
+    assert_eq!((after.slot, after.epoch), (before.slot, before.epoch));
+    // The new notes know no inode; the next agent makes nothing else of it.
+    agent.kill();
+    let _agent = node.start_agent();
+    let again = node.endpoint("x/a");
+    assert_eq!((again.state, again.epoch), (EnforcementState::Enforced, before.epoch));
+    let ifindex = before.interfaces[0].ifindex;
+    assert!(node.bpffs().join(format!("links/{ifindex}-ingress")).exists());
+    drop(alive);
+    eventually("the pod is gone", || node.endpoint("x/a").state == EnforcementState::NotEnforced);
+}
+
 #[test]
 fn tcx_programs_are_attached_replaced_and_detached() {
     let mut node = Node::new(BINARY);

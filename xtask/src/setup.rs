@@ -42,6 +42,8 @@ enum Proof {
     Program(&'static str),
 }
 
+const PROMETHEUS: &str = "prometheus";
+
 const PACKAGES: &[Package] = &[
     Package {
         name: "llvm-22-dev",
@@ -90,6 +92,12 @@ const PACKAGES: &[Package] = &[
         proof: Proof::Program("bpftool"),
         purpose: Purpose::Run,
         why: "tests read the kernel tables with it",
+    },
+    Package {
+        name: PROMETHEUS,
+        proof: Proof::Program("promtool"),
+        purpose: Purpose::Test,
+        why: "tests have it check and scrape the agent's metrics",
     },
 ];
 
@@ -168,10 +176,22 @@ fn install_packages(purpose: Purpose) -> anyhow::Result<bool> {
     apt_get(&["update"]).run().with_context(|| by_hand.clone())?;
     let install = ["install", "--yes", "--no-install-recommends"];
     apt_get(&install).args(&names).run().with_context(|| by_hand.clone())?;
-    if let Some(package) = missing.into_iter().find(|package| !is_there(package)) {
+    if let Some(package) = missing.iter().find(|package| !is_there(package)) {
         bail!("{} is installed, but what is needed of it is not there", package.name);
     }
+    if names.contains(&PROMETHEUS) {
+        stop_prometheus()?;
+    }
     Ok(true)
+}
+
+/// The package starts a server on port 9090, which nobody asked for: tests start their own.
+fn stop_prometheus() -> anyhow::Result<()> {
+    if !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    println!("The service that comes with {PROMETHEUS} is not needed and will be stopped.");
+    program("systemctl").args(["disable", "--now", PROMETHEUS]).by_root().run()
 }
 
 fn apt_get(arguments: &[&str]) -> process::Program {

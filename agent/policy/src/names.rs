@@ -80,9 +80,12 @@ impl<N: Ord + Clone> Numbers<N> {
     }
 
     /// Gives every name a number. Names that were numbered in the last run keep theirs if they come
-    /// with the first batch; after it, the other numbers of the last run are free. Numbers do not
+    /// with the first batch that has any (while a node has no endpoints nothing is named); after it, the other numbers of the last run are free. Numbers do not
     /// depend on the order of `names`.
     pub(crate) fn give<T: Ord>(&mut self, mut names: Vec<(N, T)>, mut to: impl FnMut(N, T, Given)) {
+        if names.is_empty() {
+            return;
+        }
         names.sort_unstable();
         let mut new = Vec::new();
         for (name, what) in names {
@@ -128,6 +131,7 @@ mod tests {
     fn names_of_the_last_run_keep_their_numbers_in_the_first_batch_only() {
         let last = BTreeMap::from([(2, "b".to_owned()), (5, "e".to_owned())]);
         let mut numbers = Numbers::new(&last);
+        assert!(give(&mut numbers, &[]).is_empty());
         let given = give(&mut numbers, &["e", "a"]);
         assert_eq!((given["e"], given["a"]), (5, 1));
         // 2 was `b`'s, which did not come back.

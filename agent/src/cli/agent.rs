@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -20,6 +21,7 @@ use crate::datapath::enforcer::{self, Enforcer};
 use crate::datapath::pins::{Pins, PinsError};
 use crate::endpoint::links::Links;
 use crate::endpoint::slots::{Lingering, Slots};
+use crate::metrics::{self, Inquiries};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel as _;
 use crate::reconcile::site::{Alias, Site};
@@ -76,6 +78,18 @@ pub struct AgentArguments {
     /// Directory for notes to the next agent and the control socket
     #[arg(long, value_name = "DIR", env = "SLUICE_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
     state_dir: PathBuf,
+    /// Serve /metrics, /livez and /readyz over HTTP at this address; nothing is served without it
+    #[arg(long, value_name = "ADDR:PORT", env = "SLUICE_METRICS_LISTEN")]
+    metrics_listen: Option<SocketAddr>,
+    /// Have /metrics tell the packets of every rule, a series for each rule in force on this node
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "SLUICE_RULE_METRICS",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    rule_metrics: bool,
     /// What an egress-isolated pod may send to its own node without a rule
     #[arg(long, value_name = "VERDICT", env = "SLUICE_HOST_EGRESS", default_value = "deny")]
     host_egress: HostEgress,
@@ -167,7 +181,7 @@ pub fn run(args: &AgentArguments) -> Result<(), Failure> {
 
 fn enforce(args: &AgentArguments, node: &str, source: &SourceArg) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         let pins = Pins::hold(&args.bpffs)?;
         std::fs::create_dir_all(&args.state_dir)
             .with_context(|| format!("cannot make {}", args.state_dir.display()))?;
@@ -199,15 +213,37 @@ fn enforce(args: &AgentArguments, node: &str, source: &SourceArg) -> anyhow::Res
         control::serve(&args.state_dir, sender).with_context(|| {
             format!("cannot listen on {}", control::socket_path(&args.state_dir).display())
         })?;
+        let inquiries = serve_metrics(args).await?;
         let reconciler =
             Reconciler::new(enforcer, node.to_owned(), args.state_dir.clone(), notes, slots)
                 .with_site(site(args));
         let source = start(source);
         tracing::info!(node, source = source.name, "enforcing");
         Agent::new(reconciler, source, links, args.netns_dirs.clone(), node.to_owned())
-            .run(requests)
+            .run(requests, inquiries)
             .await
-    })
+    });
+    // A read of a great directory goes on in the background: its end is not worth waiting for.
+    runtime.shutdown_background();
+    done
+}
+
+/// How long a scrape or a probe waits for the agent's loop.
+const METRICS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Serves metrics and health where that is asked for, and returns the loop's end.
+async fn serve_metrics(args: &AgentArguments) -> anyhow::Result<Inquiries> {
+    let (asker, inquiries) = metrics::inquiries(METRICS_PATIENCE);
+    if let Some(address) = args.metrics_listen {
+        let listener = metrics::http::listen(address)
+            .await
+            .with_context(|| format!("cannot listen on {address} (--metrics-listen)"))?;
+        let address = listener.local_addr().context("cannot tell where metrics are served")?;
+        tracing::info!(%address, "serving /metrics, /livez and /readyz");
+        let options = metrics::http::Options { rules: args.rule_metrics };
+        tokio::spawn(metrics::http::serve(listener, asker, options));
+    }
+    Ok(inquiries)
 }
 
 fn site(args: &AgentArguments) -> Site {

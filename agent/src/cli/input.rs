@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use sluice_policy::lint;
 
 use super::Failure;
 use crate::cluster::{AddressPlan, Cluster};
@@ -50,7 +49,7 @@ impl InputArguments {
                 let mut input = Input { objects: loaded.objects, warnings: loaded.warnings };
                 // Where there is no cluster, the command itself says why.
                 if let Ok(cluster) = input.cluster() {
-                    input.warnings.extend(policy_warnings(&cluster));
+                    input.warnings.extend(cluster.policy_warnings());
                 }
                 Ok(input)
             }
@@ -68,15 +67,6 @@ impl Input {
         let objects = self.objects.iter().map(|placed| &placed.object);
         Cluster::from_objects(objects, &mut AddressPlan::default()).map_err(Failure::usage)
     }
-}
-
-/// What is valid in the policies and yet hardly meant.
-fn policy_warnings(cluster: &Cluster) -> impl Iterator<Item = Warning> {
-    lint::warnings(&cluster.world).into_iter().map(|warning| Warning {
-        object: warning.policy.to_string(),
-        field: warning.field,
-        message: warning.message,
-    })
 }
 
 /// Every problem on its line, under a heading where there are several.

@@ -23,8 +23,9 @@ Examples:
   sluice status                  the pods of this node, enforced or not and why
   sluice status -o json
 
-Exit status 1 where a pod's policies are not in force, the agent is not in sync, or nothing is
-enforced at all.
+Exit status 1 where a pod's policies are not in force, an object does not count as it is written
+(it is invalid, does not fit the tables, or is of a policy kind that is not enforced), the agent is
+not in sync, or nothing is enforced at all.
 Where no agent answers, its pins tell what is enforced nevertheless.")]
 pub struct StatusArguments {
     /// Directory for pins that the agent was started with
@@ -63,7 +64,8 @@ pub fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     let all = status.endpoints.iter().all(|e| e.state != EnforcementState::NotEnforced);
     let in_sync = status.synced || !status.agent;
     // Tables without an agent count as long as they are there; the generation is that of a table.
-    if all && in_sync && status.generation > 0 { Ok(()) } else { Err(Failure::No) }
+    let as_written = status.faults.is_empty();
+    if all && as_written && in_sync && status.generation > 0 { Ok(()) } else { Err(Failure::No) }
 }
 
 fn status(bpffs: &Path, state_dir: &Path) -> Result<Status, Failure> {

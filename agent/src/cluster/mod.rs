@@ -2,6 +2,7 @@
 
 mod addresses;
 mod build;
+mod lint;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
+use sluice_common::abi::{Counter, RuleId};
 use sluice_policy::diff::{KernelState, Op};
 use sluice_policy::model::direction_label;
 
 use super::attach::{Attacher, Backend, DIRECTIONS, foreign_tcx};
+use super::counters::Snapshot;
 use super::load::{Datapath, LoadError, LoadOptions};
 use super::maps::KernelMaps;
 use super::pins::{Pins, PinsError};
@@ -100,6 +102,14 @@ impl Kernel for Enforcer {
 
     fn reset_counters(&mut self, slot: u32) -> anyhow::Result<()> {
         Ok(self.datapath.maps().reset_slot(slot)?)
+    }
+
+    fn counted(&mut self, slot: u32) -> anyhow::Result<Snapshot> {
+        Ok(self.datapath.maps().snapshot(slot)?)
+    }
+
+    fn rule_hits(&mut self, last: RuleId) -> anyhow::Result<Vec<Counter>> {
+        Ok(self.datapath.maps().rule_hits(last)?)
     }
 
     fn slots(&mut self) -> anyhow::Result<BTreeMap<IfIndex, u32>> {

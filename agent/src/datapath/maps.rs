@@ -10,12 +10,13 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, Pe
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Direction,
     ENDPOINT_MAX, Endpoint, Flow, FlowKey, HairpinKey, HairpinWay, PeerClass, RULE_MAX, RuleId,
-    SLOT_NONE, SLOTS_BY_INDEX, Versioned, VipKey, capacity, counter_index,
+    SLOT_NONE, SLOTS_BY_INDEX, Versioned, VipKey, counter_index,
 };
 use sluice_common::reason::REASON_MAX;
 use sluice_policy::diff::{KernelState, Op};
 use sluice_policy::tables::Prefix;
 
+use super::batch::{ArrayReader, HashReader};
 use super::events::Events;
 use super::generation::{ControlPage, grace_period};
 
@@ -54,16 +55,24 @@ pub enum MapFault {
 pub struct KernelMaps {
     control: ControlPage,
     endpoint_slots: Array<MapData, u32>,
+    all_slots: ArrayReader<u32>,
     endpoint_slots_high: HashMap<MapData, u32, u32>,
     endpoints: Array<MapData, Versioned<Endpoint>>,
+    all_endpoints: ArrayReader<Versioned<Endpoint>>,
     peers: HashMap<MapData, Address, PeerClass>,
+    all_peers: HashReader<Address, PeerClass>,
     vips: HashMap<MapData, VipKey, PeerClass>,
+    all_vips: HashReader<VipKey, PeerClass>,
     hairpins: HashMap<MapData, HairpinKey, HairpinWay>,
+    all_hairpins: HashReader<HairpinKey, HairpinWay>,
     cidrs: LpmTrie<MapData, CidrKey, Versioned<ClassId>>,
     decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
     flows: HashMap<MapData, FlowKey, Flow>,
+    all_flows: HashReader<FlowKey, Flow>,
     counters: PerCpuArray<MapData, Counter>,
+    pub(super) all_counters: ArrayReader<Counter>,
     rule_hits: PerCpuArray<MapData, Counter>,
+    pub(super) all_rule_hits: ArrayReader<Counter>,
     events: Option<Events>,
     /// Packets that began before the last flip may still look at what it replaced.
     readers_behind: bool,
@@ -100,20 +109,36 @@ impl KernelMaps {
     fn from_source(
         mut table: impl FnMut(&'static str) -> Result<Map, MapFault>,
     ) -> Result<Self, MapFault> {
+        let endpoint_slots = table("endpoint_slots")?;
+        let endpoints = table("endpoints")?;
+        let peers = table("peers")?;
+        let vips = table("vips")?;
+        let hairpins = table("hairpins")?;
+        let flows = table("flows")?;
+        let counters = table("counters")?;
+        let rule_hits = table("rule_hits")?;
         Ok(Self {
             control: ControlPage::new(table("control")?)?,
-            endpoint_slots: typed(&mut table, "endpoint_slots")?,
-            endpoint_slots_high: typed(&mut table, "endpoint_slots_high")?,
-            endpoints: typed(&mut table, "endpoints")?,
-            peers: typed(&mut table, "peers")?,
-            vips: typed(&mut table, "vips")?,
-            hairpins: typed(&mut table, "hairpins")?,
-            cidrs: typed(&mut table, "cidrs")?,
-            decisions: typed(&mut table, "decisions")?,
-            flows: typed(&mut table, "flows")?,
-            counters: typed(&mut table, "counters")?,
-            rule_hits: typed(&mut table, "rule_hits")?,
-            events: Some(Events::new(typed(&mut table, "events")?)),
+            all_slots: ArrayReader::new("endpoint_slots", &endpoint_slots)?,
+            endpoint_slots: typed("endpoint_slots", endpoint_slots)?,
+            endpoint_slots_high: typed("endpoint_slots_high", table("endpoint_slots_high")?)?,
+            all_endpoints: ArrayReader::new("endpoints", &endpoints)?,
+            endpoints: typed("endpoints", endpoints)?,
+            all_peers: HashReader::new("peers", &peers)?,
+            peers: typed("peers", peers)?,
+            all_vips: HashReader::new("vips", &vips)?,
+            vips: typed("vips", vips)?,
+            all_hairpins: HashReader::new("hairpins", &hairpins)?,
+            hairpins: typed("hairpins", hairpins)?,
+            cidrs: typed("cidrs", table("cidrs")?)?,
+            decisions: typed("decisions", table("decisions")?)?,
+            all_flows: HashReader::new("flows", &flows)?,
+            flows: typed("flows", flows)?,
+            all_counters: ArrayReader::per_cpu("counters", &counters)?,
+            counters: typed("counters", counters)?,
+            all_rule_hits: ArrayReader::per_cpu("rule_hits", &rule_hits)?,
+            rule_hits: typed("rule_hits", rule_hits)?,
+            events: Some(Events::new(typed("events", table("events")?)?)),
             readers_behind: true,
             memory_behind: true,
         })
@@ -237,19 +262,13 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn state(&self) -> Result<KernelState, MapFault> {
-        let mut endpoints = BTreeMap::new();
-        for slot in 1..ENDPOINT_MAX {
-            let value = self.endpoints.get(&slot, 0).map_err(access("endpoints"))?;
-            if value != Versioned::default() {
-                endpoints.insert(slot, value);
-            }
-        }
+        let endpoints = (1..).zip(self.all_endpoints.read(1, ENDPOINT_MAX - 1)?);
         Ok(KernelState {
             generation: self.control.read()?.generation,
-            endpoints,
-            peers: values(&self.peers, |peer| peer.class).map_err(access("peers"))?,
-            vips: values(&self.vips, |peer| peer.class).map_err(access("vips"))?,
-            hairpins: values(&self.hairpins, |way| way.hairpin).map_err(access("hairpins"))?,
+            endpoints: endpoints.filter(|(_, value)| *value != Versioned::default()).collect(),
+            peers: values(&self.all_peers, |peer| peer.class)?,
+            vips: values(&self.all_vips, |peer| peer.class)?,
+            hairpins: values(&self.all_hairpins, |way| way.hairpin)?,
             cidrs: prefixes(self.cidrs.iter()).map_err(access("cidrs"))?,
             decisions: prefixes(self.decisions.iter()).map_err(access("decisions"))?,
         })
@@ -282,13 +301,9 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn slots(&self) -> Result<BTreeMap<u32, u32>, MapFault> {
-        let mut slots = BTreeMap::new();
-        for (ifindex, slot) in (0..).zip(self.endpoint_slots.iter()) {
-            let slot = slot.map_err(access("endpoint_slots"))?;
-            if slot != SLOT_NONE {
-                slots.insert(ifindex, slot);
-            }
-        }
+        let by_index = (0..).zip(self.all_slots.read(0, SLOTS_BY_INDEX)?);
+        let mut slots: BTreeMap<u32, u32> =
+            by_index.filter(|(_, slot)| *slot != SLOT_NONE).collect();
         for entry in &self.endpoint_slots_high {
             let (ifindex, slot) = entry.map_err(access("endpoint_slots_high"))?;
             slots.insert(ifindex, slot);
@@ -304,14 +319,12 @@ impl KernelMaps {
         present(self.flows.get(key, 0)).map_err(access("flows"))
     }
 
-    /// All flows. The programs go on adding and replacing meanwhile: where a flow goes away under the
-    /// walk it begins again, so it ends after twice the table.
+    /// All flows. The programs go on adding and replacing meanwhile; those that stay are there.
     ///
     /// # Errors
     /// [`MapFault::Access`].
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, MapFault> {
-        let most = 2 * capacity::FLOWS as usize;
-        self.flows.iter().take(most).collect::<Result<_, _>>().map_err(access("flows"))
+        self.all_flows.read()
     }
 
     /// Writes a flow: one that was learned from a socket, or an aged one in a test.
@@ -328,28 +341,6 @@ impl KernelMaps {
     /// [`MapFault::Access`].
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), MapFault> {
         removed("flows", self.flows.remove(key))
-    }
-
-    /// The sum over all CPUs of one element of `counters`.
-    ///
-    /// # Errors
-    /// [`MapFault::Access`].
-    pub fn counter(
-        &self,
-        slot: u32,
-        direction: Direction,
-        reason: u32,
-    ) -> Result<Counter, MapFault> {
-        let index = counter_index(slot, direction, reason);
-        self.counters.get(&index, 0).map(|v| sum(&v)).map_err(access("counters"))
-    }
-
-    /// The sum over all CPUs of a rule's hits.
-    ///
-    /// # Errors
-    /// [`MapFault::Access`].
-    pub fn rule_hits(&self, rule: RuleId) -> Result<Counter, MapFault> {
-        self.rule_hits.get(&rule, 0).map(|v| sum(&v)).map_err(access("rule_hits"))
     }
 
     /// Zeroes everything that is counted for a slot: before another pod gets it.
@@ -398,11 +389,8 @@ fn access(table: &'static str) -> impl Fn(MapError) -> MapFault {
     }
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(
-    table: &mut impl FnMut(&'static str) -> Result<Map, MapFault>,
-    name: &'static str,
-) -> Result<T, MapFault> {
-    table(name)?.try_into().map_err(access(name))
+fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<T, MapFault> {
+    map.try_into().map_err(access(name))
 }
 
 /// A missing entry as `None`.
@@ -436,10 +424,10 @@ fn trie_key<K: aya::Pod>(prefix: &Prefix<K>) -> Key<K> {
 
 /// All of a hash, each element without its lock.
 fn values<K: aya::Pod + Ord, E: aya::Pod, V>(
-    table: &HashMap<MapData, K, E>,
+    table: &HashReader<K, E>,
     value: impl Fn(E) -> V,
-) -> Result<BTreeMap<K, V>, MapError> {
-    table.iter().map(|entry| entry.map(|(key, element)| (key, value(element)))).collect()
+) -> Result<BTreeMap<K, V>, MapFault> {
+    Ok(table.read()?.into_iter().map(|(key, element)| (key, value(element))).collect())
 }
 
 fn prefixes<K: aya::Pod + Ord, V>(
@@ -450,13 +438,6 @@ fn prefixes<K: aya::Pod + Ord, V>(
             entry.map(|(key, value)| (Prefix { key: key.data(), bits: key.prefix_len() }, value))
         })
         .collect()
-}
-
-fn sum(values: &PerCpuValues<Counter>) -> Counter {
-    values.iter().fold(Counter::default(), |total, one| Counter {
-        packets: total.packets.wrapping_add(one.packets),
-        bytes: total.bytes.wrapping_add(one.bytes),
-    })
 }
 
 fn zero_per_cpu() -> Result<PerCpuValues<Counter>, MapFault> {

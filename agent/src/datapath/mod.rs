@@ -10,6 +10,7 @@
 //! * [`run`]: the programs on packets made by hand.
 
 pub mod attach;
+mod batch;
 pub mod counters;
 pub mod enforcer;
 pub mod events;

@@ -3,7 +3,8 @@
 //! * [`netns`]: the network namespaces of this node, from the files that container runtimes leave;
 //! * [`links`]: the node's interfaces and the addresses inside the namespaces, by netlink;
 //! * [`discover`]: both together, matched against the pods that the source says run here;
-//! * [`slots`]: the place that each pod has in the kernel tables.
+//! * [`slots`]: the place that each pod has in the kernel tables;
+//! * [`unenforced`]: why a pod is not enforced.
 //!
 //! Nothing here enters a namespace: the kernel answers for another one by its number (nsid).
 
@@ -11,5 +12,7 @@ pub mod discover;
 pub mod links;
 pub mod netns;
 pub mod slots;
+pub mod unenforced;
 
 pub use discover::{Assignment, Interface, LocalPod, NotFound, Scan, assign};
+pub use unenforced::Unenforced;

@@ -17,7 +17,8 @@ pub struct Incarnation {
     /// Addresses, sorted.
     pub addresses: BTreeSet<IpAddr>,
     /// Host-side interfaces with the inode of their peer's namespace. Index or inode alone may be
-    /// reused soon; both together with the address are not.
+    /// reused soon; both together with the address are not. The inode is 0 where no file leads to
+    /// the namespace and no notes say.
     pub interfaces: BTreeMap<u32, u64>,
 }
 
@@ -31,10 +32,15 @@ impl Incarnation {
         }
     }
 
-    /// True if `later` is the same incarnation, perhaps with more addresses: its flows go on.
+    /// True if `later` is the same incarnation, perhaps with more addresses: its flows go on. An inode
+    /// of 0 was not known.
     fn goes_on_as(&self, later: &Self) -> bool {
+        let same = |((a, inode), (b, later)): ((&u32, &u64), (&u32, &u64))| {
+            a == b && (inode == later || *inode == 0 || *later == 0)
+        };
         self.created == later.created
-            && self.interfaces == later.interfaces
+            && self.interfaces.len() == later.interfaces.len()
+            && self.interfaces.iter().zip(&later.interfaces).all(same)
             && self.addresses.is_subset(&later.addresses)
     }
 }
@@ -143,6 +149,13 @@ impl Slots {
         let place = Place { slot, epoch, incarnation };
         self.places.insert(pod.clone(), place.clone());
         Ok(place)
+    }
+
+    /// The interfaces that the kernel leads to the place of exactly these addresses, which is nobody's
+    /// by name; none where there is no such place.
+    pub fn left_for(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
+        let mut left = self.lingering.values().filter(|left| left.addresses == *addresses);
+        left.next().map(|left| left.interfaces.clone()).unwrap_or_default()
     }
 
     /// Gives up the place of `pod`.

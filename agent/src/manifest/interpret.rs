@@ -48,6 +48,8 @@ pub struct Broken {
     pub closed: Option<NetworkPolicy>,
     /// For a Pod or Namespace with unknown fields: the object without them.
     pub readable: Option<Object>,
+    /// `spec.nodeName`, where it says one.
+    pub node: Option<String>,
 }
 
 /// Reads the objects of one document: itself, or the items of a list, each with its path in the
@@ -82,7 +84,14 @@ fn without_kind(value: &Value) -> Reading {
 
 fn broken(object: &str, key: Option<ObjectKey>, faults: Vec<Fault>) -> Reading {
     let object = object.into();
-    Reading::Broken(Box::new(Broken { object, key, faults, closed: None, readable: None }))
+    Reading::Broken(Box::new(Broken {
+        object,
+        key,
+        faults,
+        closed: None,
+        readable: None,
+        node: None,
+    }))
 }
 
 fn list(mut value: Value, item_kind: Option<Kind>) -> Vec<(String, Reading)> {
@@ -139,7 +148,8 @@ fn unread(kind: &str, meant: Kind, value: &Value, faults: Vec<Fault>) -> Reading
     let object = untyped_name(kind, value);
     let closed = (meant == Kind::NetworkPolicy).then(|| networkpolicy::closed(value)).flatten();
     let key = convert::key(meant, value);
-    Reading::Broken(Box::new(Broken { object, key, faults, closed, readable: None }))
+    let node = node_name(value);
+    Reading::Broken(Box::new(Broken { object, key, faults, closed, readable: None, node }))
 }
 
 /// `Kind namespace/name`, of an object of any kind.
@@ -150,6 +160,11 @@ fn untyped_name(kind: &str, value: &Value) -> String {
         (None, Some(name)) => format!("{kind} {name}"),
         (_, None) => kind.to_owned(),
     }
+}
+
+/// The node that a pod says it is on, however wrong the rest of it is.
+fn node_name(value: &Value) -> Option<String> {
+    value.pointer("/spec/nodeName").and_then(Value::as_str).map(str::to_owned)
 }
 
 fn known(kind: Kind, value: Value) -> Reading {
@@ -165,8 +180,9 @@ fn known(kind: Kind, value: Value) -> Reading {
             let closed =
                 (kind == Kind::NetworkPolicy).then(|| networkpolicy::closed(&value)).flatten();
             let item = convert::item_without_unknown_fields(kind, &value);
+            let node = node_name(&value);
             let readable = item.zip(key.clone()).map(|(item, key)| Object { key, value, item });
-            Reading::Broken(Box::new(Broken { object: name, key, faults, closed, readable }))
+            Reading::Broken(Box::new(Broken { object: name, key, faults, closed, readable, node }))
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sluice_common::abi::{Counter, RuleId};
 use sluice_policy::diff::{KernelState, Op};
 
+use crate::datapath::counters::Snapshot;
 use crate::endpoint::links::IfIndex;
 
 /// The kernel side. Implemented by [`crate::datapath::enforcer`], and by a recorder in tests.
@@ -27,6 +29,19 @@ pub trait Kernel {
     /// # Errors
     /// As above.
     fn reset_counters(&mut self, slot: u32) -> anyhow::Result<()>;
+
+    /// What is counted for a slot.
+    ///
+    /// # Errors
+    /// As above.
+    fn counted(&mut self, slot: u32) -> anyhow::Result<Snapshot>;
+
+    /// What the rules have decided on, by number, up to and with `last`; numbers beyond the table are
+    /// left out.
+    ///
+    /// # Errors
+    /// As above.
+    fn rule_hits(&mut self, last: RuleId) -> anyhow::Result<Vec<Counter>>;
 
     /// Which interfaces are led to which slot.
     ///

@@ -34,8 +34,8 @@ use sluice_policy::tables::Touched;
 use self::kernel::Kernel;
 use self::site::Site;
 use crate::endpoint::links::IfIndex;
-use crate::endpoint::slots::{Incarnation, Slots};
-use crate::endpoint::{Assignment, Interface, LocalPod, Scan, assign};
+use crate::endpoint::slots::{Incarnation, Place, Slots};
+use crate::endpoint::{Assignment, Interface, LocalPod, Scan, Unenforced, assign};
 use crate::state::State;
 
 /// Brings the kernel to what should be, for one node.
@@ -59,7 +59,7 @@ pub struct Reconciler<K> {
     scan: Scan,
     assignment: Assignment,
     /// Why a pod that was found is not enforced.
-    refused: BTreeMap<PodName, String>,
+    refused: BTreeMap<PodName, Unenforced>,
     adopted: bool,
     corrections: u64,
     site: Site,
@@ -210,7 +210,7 @@ impl<K: Kernel> Reconciler<K> {
                     Some(LocalEndpoint { slot: place.slot, epoch: place.epoch, flags: 0 })
                 }
                 Err(error) => {
-                    self.refused.insert(pod.clone(), error.to_string());
+                    self.refused.insert(pod.clone(), Unenforced::NoPlace(error));
                     None
                 }
             };
@@ -225,25 +225,29 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// A pod whose namespace is not mounted any more, but whose interface is still there, may still
-    /// send: it keeps the interfaces that it was found on before.
+    /// send: it keeps the interfaces that it was found on before. Where the notes are lost too, it
+    /// keeps those that the kernel leads to a place with its addresses: only when the source no longer
+    /// has the pod, or the interface is gone, is it known to be gone.
     fn keep_unmounted(&mut self) {
         for (pod, found) in &mut self.assignment {
-            let (Err(_), Some(place), Some(local)) =
-                (&found, self.slots.places().get(pod), self.local.get(pod))
-            else {
-                continue;
+            let (Err(_), Some(local)) = (&found, self.local.get(pod)) else { continue };
+            let addresses = BTreeSet::from_iter(local.addresses.clone());
+            let known: BTreeMap<IfIndex, u64> = match self.slots.places().get(pod) {
+                Some(Place { incarnation, .. }) => {
+                    if incarnation.created != local.created || incarnation.addresses != addresses {
+                        continue;
+                    }
+                    incarnation.interfaces.clone()
+                }
+                None => self.slots.left_for(&addresses).into_iter().map(|i| (i, 0)).collect(),
             };
-            let known = &place.incarnation;
-            let same = known.created == local.created
-                && known.addresses.iter().eq(&BTreeSet::from_iter(local.addresses.clone()));
             let interfaces: Option<Vec<Interface>> = known
-                .interfaces
                 .iter()
                 .map(|(ifindex, inode)| {
-                    Interface::unmounted(*ifindex, *inode, &known.addresses, &self.scan)
+                    Interface::unmounted(*ifindex, *inode, &addresses, &self.scan)
                 })
                 .collect();
-            if let (true, Some(interfaces)) = (same, interfaces) {
+            if let Some(interfaces) = interfaces.filter(|interfaces| !interfaces.is_empty()) {
                 *found = Ok(interfaces);
             }
         }
@@ -315,7 +319,8 @@ impl<K: Kernel> Reconciler<K> {
                     }
                     Err(error) => {
                         complete = false;
-                        self.refused.insert(pod.clone(), format!("{error:#}"));
+                        let reason = Unenforced::Attach(format!("{error:#}"));
+                        self.refused.insert(pod.clone(), reason);
                     }
                 }
             }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use sluice_common::abi::Direction;
-use sluice_policy::model::PodName;
+use sluice_common::abi::{Direction, RULE_MAX, RuleId, SLOT_NONE};
+use sluice_policy::model::{Action, PodName, RuleName};
 
 use super::{Kernel, Reconciler};
+use crate::datapath::counters::Snapshot;
 use crate::endpoint::links::IfIndex;
-use crate::endpoint::{Interface, NotFound};
+use crate::endpoint::{Interface, NotFound, Unenforced};
+use crate::metrics::RuleReport;
 use crate::status::{EndpointStatus, EnforcementState, InterfaceStatus, TableStatus};
 
 impl<K: Kernel> Reconciler<K> {
@@ -29,7 +31,8 @@ impl<K: Kernel> Reconciler<K> {
             }
             _ => None,
         });
-        self.refused.clone().into_iter().chain(unfound).collect()
+        let refused = self.refused.iter().map(|(pod, reason)| (pod.clone(), reason.to_string()));
+        refused.chain(unfound).collect()
     }
 
     /// Sets that did not fit and were closed, each with its endpoint.
@@ -49,14 +52,62 @@ impl<K: Kernel> Reconciler<K> {
 
     /// How full the tables are.
     pub fn tables(&self) -> Vec<TableStatus> {
-        TableStatus::of(self.compiler.tables())
+        let mut tables = TableStatus::of(self.compiler.tables());
+        tables.push(TableStatus {
+            table: "rule_hits".into(),
+            used: self.compiler.names().rules.len() as u64,
+            capacity: (RULE_MAX - 1).into(),
+        });
+        tables
+    }
+
+    /// When a local pod was created, in seconds; `None` for others.
+    pub fn created(&self, pod: &PodName) -> Option<i64> {
+        self.local.get(pod).map(|pod| pod.created)
+    }
+
+    /// What is counted for a slot; nothing for [`SLOT_NONE`].
+    ///
+    /// # Errors
+    /// The kernel.
+    pub fn counted(&mut self, slot: u32) -> anyhow::Result<Snapshot> {
+        if slot == SLOT_NONE { Ok(Snapshot::new()) } else { self.kernel.counted(slot) }
+    }
+
+    /// The rules in force, with what they have decided on. Those that only hand on to the next tier
+    /// decide nothing.
+    ///
+    /// # Errors
+    /// The kernel.
+    pub fn rules(&mut self) -> anyhow::Result<Vec<RuleReport>> {
+        let Some(last) = self.compiler.names().rules.keys().next_back() else {
+            return Ok(Vec::new());
+        };
+        let hits = self.kernel.rule_hits(*last)?;
+        let report = |(id, rule): (&RuleId, &RuleName)| {
+            Some(RuleReport {
+                rule: rule.clone(),
+                verdict: self.verdict(rule)?,
+                packets: hits.get(*id as usize)?.packets,
+            })
+        };
+        Ok(self.compiler.names().rules.iter().filter_map(report).collect())
+    }
+
+    fn verdict(&self, rule: &RuleName) -> Option<&'static str> {
+        let policy = self.compiler.world().policies.get(&rule.policy)?;
+        match policy.rules(rule.direction)?.get(rule.index)?.action {
+            Action::Allow => Some("allow"),
+            Action::Deny => Some("deny"),
+            Action::Pass => None,
+        }
     }
 
     fn endpoint(&self, pod: &PodName) -> EndpointStatus {
         let (interfaces, unfound) = match self.assignment.get(pod) {
             Some(Ok(interfaces)) => (interfaces.clone(), None),
-            Some(Err(reason)) => (Vec::new(), Some(reason.to_string())),
-            None => (Vec::new(), Some("it was not looked for yet".into())),
+            Some(Err(reason)) => (Vec::new(), Some(Unenforced::NotFound(reason.clone()))),
+            None => (Vec::new(), Some(Unenforced::Pending)),
         };
         let place = self.slots.places().get(pod);
         let (slot, epoch) = place.map_or((0, 0), |place| (place.slot, place.epoch));
@@ -65,13 +116,15 @@ impl<K: Kernel> Reconciler<K> {
         let reason = self.refused.get(pod).cloned().or(unfound);
         let overflow = self.compiler.overflows().iter().find(|overflow| overflow.pod == *pod);
         let led = interfaces.iter().all(|i| self.leading.get(&i.ifindex) == Some(&slot));
-        let (state, reason) = match (reason, overflow) {
-            (Some(reason), _) => (EnforcementState::NotEnforced, Some(reason)),
-            (None, Some(overflow)) => (EnforcementState::Closed, Some(overflow.to_string())),
-            (None, None) if !ingress && !egress => (EnforcementState::NotIsolated, None),
-            (None, None) if led => (EnforcementState::Enforced, None),
-            (None, None) => (EnforcementState::NotEnforced, Some("it is not attached yet".into())),
+        let reason =
+            reason.or_else(|| ((ingress || egress) && !led).then_some(Unenforced::Pending));
+        let state = match (&reason, overflow) {
+            (Some(_), _) => EnforcementState::NotEnforced,
+            (None, Some(_)) => EnforcementState::Closed,
+            (None, None) if !ingress && !egress => EnforcementState::NotIsolated,
+            (None, None) => EnforcementState::Enforced,
         };
+        let overflow = overflow.map(ToString::to_string);
         EndpointStatus {
             pod: pod.to_string(),
             addresses: self.local.get(pod).map(|pod| pod.addresses.clone()).unwrap_or_default(),
@@ -81,7 +134,8 @@ impl<K: Kernel> Reconciler<K> {
             ingress,
             egress,
             state,
-            reason,
+            cause: reason.as_ref().map(|reason| reason.label().into()),
+            reason: reason.map(|reason| reason.to_string()).or(overflow),
         }
     }
 }

@@ -18,28 +18,35 @@
 //!   this file held before and now lacks stay: they may be in the part that cannot be read.
 //! * A file that is gone takes its objects with it. A path that is gone (or cannot be listed)
 //!   takes nothing: the last state stays, and a fault says so.
+//! * A directory without any manifest is an empty cluster only if the agent has seen manifests in
+//!   that very directory: then someone has removed them. An empty directory where another one was (a
+//!   file system that was unmounted, a volume that is not mounted yet) counts as gone, also when the
+//!   agent starts. Whoever wants an empty cluster from the start leaves a file that says nothing.
+
+mod view;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use sluice_policy::model::World;
+use sluice_policy::model::{PodName, World};
 use tokio::sync::mpsc;
 
-use super::{Event, Refresh, Source};
+use self::view::{Content, View};
+use super::{Event, ObjectState, Objects, Refresh, Source};
 use crate::cluster::{AddressPlan, Cluster, ObjectKey};
-use crate::convert::Item;
-use crate::convert::networkpolicy::NetworkPolicy;
+use crate::manifest::Object;
+use crate::manifest::kinds::Kind;
 use crate::manifest::read::{self, ReadError};
-use crate::manifest::{self, Loaded, Object};
+use crate::status::WatchStatus;
 
 /// How often the path is looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// A file modified less than this before it was read may be modified again without a new time stamp.
-const STAMP_PRECISION: Duration = Duration::from_secs(2);
+/// What this source watches, beside the kinds of objects that others do.
+const KIND: &str = "directory";
 
 /// Events on their way to the agent's loop.
 const QUEUE: usize = 16;
@@ -79,6 +86,20 @@ async fn watch(
     }
 }
 
+/// What tells a directory from another in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
+        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
 /// The path as it was last seen.
 #[derive(Debug)]
 struct Directory {
@@ -86,9 +107,14 @@ struct Directory {
     files: BTreeMap<PathBuf, View>,
     world: World,
     faults: Vec<String>,
+    objects: Objects,
     synced: bool,
-    /// The last look could not list the path.
-    lost: bool,
+    /// The directory in which manifests were seen last.
+    filled: Option<Identity>,
+    /// Why the last look could not list the path.
+    lost: Option<String>,
+    /// What was sent of that.
+    watch: Option<WatchStatus>,
 }
 
 impl Directory {
@@ -98,21 +124,45 @@ impl Directory {
             files: BTreeMap::new(),
             world: World::default(),
             faults: Vec::new(),
+            objects: Objects::default(),
             synced: false,
-            lost: false,
+            filled: None,
+            lost: None,
+            watch: None,
         }
     }
 
     /// Looks again, and returns what became of it since the last time.
     fn look(&mut self) -> Vec<Event> {
+        let mut events = self.look_for_changes();
+        let watch = WatchStatus {
+            kind: KIND.into(),
+            connected: self.lost.is_none(),
+            synced: self.synced,
+            error: self.lost.clone(),
+        };
+        if self.watch.as_ref() != Some(&watch) {
+            self.watch = Some(watch.clone());
+            events.insert(0, Event::Watch(watch));
+        }
+        events
+    }
+
+    fn look_for_changes(&mut self) -> Vec<Event> {
+        let identity = Identity::of(&self.path).ok();
         let paths = match read::find(&self.path) {
-            Ok(paths) => paths,
-            // An empty directory is an empty cluster.
-            Err(ReadError::Empty { .. }) => Vec::new(),
+            Ok(paths) => {
+                self.filled = identity;
+                paths
+            }
+            // Emptied by someone, and not another one in its place.
+            Err(ReadError::Empty { .. }) if self.filled.is_some() && self.filled == identity => {
+                Vec::new()
+            }
             Err(error) => return self.unreadable(&error),
         };
         // Found again, the fault that said so is over, whether or not a file is another.
-        let mut changed = std::mem::take(&mut self.lost) || !self.synced;
+        let mut changed = self.lost.take().is_some() || !self.synced;
         self.files.retain(|path, _| {
             let stays = paths.contains(path);
             changed |= !stays;
@@ -133,40 +183,25 @@ impl Directory {
     }
 
     fn unreadable(&mut self, error: &ReadError) -> Vec<Event> {
-        self.lost = true;
         let consequence = if self.synced {
             "the state read last stays in force"
         } else {
             "nothing is applied before it can be read"
         };
-        self.report(vec![format!("{error}: {consequence}")]).into_iter().collect()
+        let fault = format!("{error}: {consequence}");
+        self.lost = Some(fault.clone());
+        self.report(vec![fault]).into_iter().collect()
     }
 
     /// The cluster that all files make together, as changes.
     fn assemble(&mut self) -> Vec<Event> {
-        let mut faults: Vec<String> =
-            self.files.values().flat_map(|view| view.faults.iter().cloned()).collect();
-        let mut first: BTreeMap<&ObjectKey, &Path> = BTreeMap::new();
-        let mut objects: Vec<&Object> = Vec::new();
-        for (path, view) in &self.files {
-            for (key, object) in &view.good {
-                if let Some(other) = first.get(key) {
-                    faults.push(format!(
-                        "{}: {key}: is in the input twice: that of {} counts",
-                        path.display(),
-                        other.display()
-                    ));
-                } else {
-                    first.insert(key, path);
-                    objects.push(object);
-                }
-            }
-        }
+        let Sum { objects, mut faults, mut outcome } = Sum::of(&self.files);
         let mut events = Vec::new();
         match Cluster::from_objects(objects, &mut AddressPlan::none()) {
             Ok(cluster) => {
+                outcome.warnings.extend(cluster.policy_warnings().iter().map(ToString::to_string));
                 let mut world = cluster.world;
-                for closed in self.files.values().flat_map(|view| &view.closed) {
+                for closed in self.files.values().flat_map(|view| &view.content.closed) {
                     world
                         .policies
                         .entry(closed.name.clone())
@@ -181,6 +216,10 @@ impl Directory {
             Err(error) => faults.push(format!("{error}: the state read last stays in force")),
         }
         events.extend(self.report(faults));
+        if self.objects != outcome {
+            self.objects.clone_from(&outcome);
+            events.push(Event::Objects(outcome));
+        }
         if !std::mem::replace(&mut self.synced, true) {
             events.push(Event::Synced);
         }
@@ -195,115 +234,44 @@ impl Directory {
     }
 }
 
-/// What tells one content of a file from the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-}
-
-impl Stamp {
-    /// Of what a link leads to; of the link itself where that is nothing.
-    fn of(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::metadata(path).or_else(|_| std::fs::symlink_metadata(path))?;
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        })
-    }
-
-    /// True if the file could change now without another stamp.
-    fn is_recent(&self) -> bool {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let modified = Duration::from_secs(u64::try_from(self.modified.0).unwrap_or_default());
-        now.saturating_sub(modified) < STAMP_PRECISION
-    }
-}
-
-/// What a file holds, as far as it counts.
-#[derive(Debug)]
-struct View {
-    stamp: Stamp,
-    recent: bool,
-    /// Good objects, and last good versions of others.
-    good: BTreeMap<ObjectKey, Object>,
-    /// NetworkPolicies that never were good.
-    closed: Vec<NetworkPolicy>,
+/// All files together.
+struct Sum<'a> {
+    /// What counts: of equal objects the one in the first file.
+    objects: Vec<&'a Object>,
     faults: Vec<String>,
+    outcome: Objects,
 }
 
-impl View {
-    /// Reads a file unless it is the one that `before` was read from.
-    fn read(path: &Path, before: Option<&Self>) -> io::Result<Option<Self>> {
-        let stamp = Stamp::of(path)?;
-        if before.is_some_and(|before| before.stamp == stamp && !before.recent) {
-            return Ok(None);
-        }
-        let recent = stamp.is_recent();
-        let empty = BTreeMap::new();
-        let last_good = before.map_or(&empty, |before| &before.good);
-        let (good, closed, faults) = match read::read_file(path) {
-            Ok(text) => judge(manifest::load_text(&text), last_good),
-            Err(ReadError::Io { error, .. }) if std::fs::symlink_metadata(path).is_err() => {
-                return Err(error);
+impl<'a> Sum<'a> {
+    fn of(files: &'a BTreeMap<PathBuf, View>) -> Self {
+        let mut sum = Self { objects: Vec::new(), faults: Vec::new(), outcome: Objects::default() };
+        let mut first: BTreeMap<&ObjectKey, &Path> = BTreeMap::new();
+        for (path, Content { good, closed: _, faults, objects }) in
+            files.iter().map(|(path, view)| (path, &view.content))
+        {
+            sum.faults.extend(faults.iter().cloned());
+            sum.outcome.add(objects);
+            for (key, object) in good {
+                if let Some(other) = first.get(key) {
+                    sum.outcome.count(&key.kind, ObjectState::Rejected);
+                    sum.faults.push(format!(
+                        "{}: {key}: is in the input twice: that of {} counts",
+                        path.display(),
+                        other.display()
+                    ));
+                } else {
+                    first.insert(key, path);
+                    sum.objects.push(object);
+                }
             }
-            Err(error) => (last_good.clone(), Vec::new(), vec![format!("{error}{}", STAYS)]),
-        };
-        Ok(Some(Self { stamp, recent, good, closed, faults }))
-    }
-}
-
-const STAYS: &str = "; what was read there before stays in force";
-
-/// The objects that count of what a file holds now, given what it held before.
-fn judge(
-    loaded: Loaded,
-    last_good: &BTreeMap<ObjectKey, Object>,
-) -> (BTreeMap<ObjectKey, Object>, Vec<NetworkPolicy>, Vec<String>) {
-    let mut good: BTreeMap<ObjectKey, Object> = loaded
-        .objects
-        .into_iter()
-        .filter(|placed| !matches!(placed.object.item, Item::PolicyTest(_)))
-        .map(|placed| (placed.object.key.clone(), placed.object))
-        .collect();
-    let mut closed = Vec::new();
-    let mut consequences: BTreeMap<String, &str> = BTreeMap::new();
-    for broken in loaded.broken {
-        let last = broken.key.as_ref().and_then(|key| last_good.get(key));
-        if let Some(object) = broken.readable {
-            good.entry(object.key.clone()).or_insert(object);
-            consequences.insert(broken.object, "; the rest of it counts");
-        } else if let Some(object) = last {
-            good.entry(object.key.clone()).or_insert_with(|| object.clone());
-            consequences.insert(broken.object, "; its last good version stays in force");
-        } else if let Some(policy) = broken.closed {
-            closed.push(policy);
-            consequences.insert(broken.object, "; closed: the pods that it selects are isolated");
-        } else if is_named(&broken.object) {
-            consequences.insert(broken.object, "; it does not count");
         }
+        // What one file has wrong another may have right.
+        sum.outcome.invalid_pods.retain(|pod, _| {
+            let PodName { namespace, name } = pod.clone();
+            !first.contains_key(&ObjectKey { kind: Kind::Pod.as_str().into(), namespace, name })
+        });
+        sum
     }
-    let unclear = loaded.errors.iter().any(|problem| !is_named(&problem.object));
-    if unclear {
-        for (key, object) in last_good {
-            good.entry(key.clone()).or_insert_with(|| object.clone());
-        }
-    }
-    let faults = loaded
-        .errors
-        .iter()
-        .map(|problem| format!("{problem}{}", consequences.get(&problem.object).unwrap_or(&STAYS)))
-        .collect();
-    (good, closed, faults)
-}
-
-/// True for `NetworkPolicy y/web`, false for what says no name.
-fn is_named(object: &str) -> bool {
-    object.contains(' ')
 }
 
 #[cfg(test)]

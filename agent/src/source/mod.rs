@@ -12,6 +12,9 @@ use tokio::sync::mpsc;
 use crate::status::WatchStatus;
 
 pub mod dir;
+pub mod objects;
+
+pub use objects::{InvalidPod, ObjectState, Objects};
 
 /// What a source sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub enum Event {
     /// Everything that is wrong with the objects now, each with the object's name; replaces what was
     /// sent before.
     Faults(Vec<String>),
+    /// What became of the objects; replaces what was sent before.
+    Objects(Objects),
     /// The first full list is through. Sent once.
     Synced,
     /// How the watch of one kind stands now; replaces what was sent of this kind before.
