@@ -14,7 +14,7 @@ use crate::predicates::PredicateId;
 use crate::sets::{Set, SetIndex};
 use crate::settle::Work;
 use crate::vips::{
-    BackendAddress, Vip, VipClassIndex, VipClassKey, Way, backends_of, keys_of, protocol_of,
+    BackendAddress, VipClassIndex, VipClassKey, Way, backends_of, keys_of, protocol_of,
 };
 
 impl Compiler {
@@ -93,7 +93,7 @@ impl Compiler {
         work.hairpins.extend(self.vips.slots.get(&key).into_iter().flatten());
         match new {
             Some(backends) => {
-                self.vips.vips.entry(key).or_insert_with(Vip::default).backends = backends;
+                self.vips.vips.entry(key).or_default().backends = backends;
                 work.classless.insert(key);
             }
             None => {
