@@ -225,6 +225,31 @@ pub const fn is_over(flow: &Flow, key: &FlowKey, clock: Clock) -> bool {
     silent > lifetime_seconds(key.protocol, flow.state) as u64 * clock.rate as u64
 }
 
+/// True for a packet that changes nothing about an established flow but the time it was seen.
+#[inline(always)]
+pub const fn is_steady(packet: &Packet) -> bool {
+    match packet.transport {
+        Transport::Tcp { flags } => flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) == 0,
+        Transport::Sctp { chunk } => chunk != sctp_chunk::INIT && !ends_association(chunk),
+        Transport::Udp | Transport::EchoRequest | Transport::EchoReply => true,
+        Transport::Unread
+        | Transport::Error { .. }
+        | Transport::Neighbour { .. }
+        | Transport::OtherIcmp => false,
+    }
+}
+
+#[inline(always)]
+const fn ends_association(chunk: u8) -> bool {
+    matches!(
+        chunk,
+        sctp_chunk::ABORT
+            | sctp_chunk::SHUTDOWN
+            | sctp_chunk::SHUTDOWN_ACK
+            | sctp_chunk::SHUTDOWN_COMPLETE
+    )
+}
+
 /// True for a packet that can only stand at the beginning of a connection.
 #[inline(always)]
 const fn opens(packet: &Packet) -> bool {
@@ -278,13 +303,7 @@ const fn advance(mut flow: Flow, packet: &Packet, direction: Direction) -> Flow 
             }
         }
         Transport::Sctp { chunk } => {
-            if matches!(
-                chunk,
-                sctp_chunk::ABORT
-                    | sctp_chunk::SHUTDOWN
-                    | sctp_chunk::SHUTDOWN_ACK
-                    | sctp_chunk::SHUTDOWN_COMPLETE
-            ) {
+            if ends_association(chunk) {
                 flow.state = FlowState::Closing as u32;
             }
         }

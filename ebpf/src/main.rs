@@ -5,7 +5,7 @@
 //! pod). Everything that differs between pods is in the tables.
 //!
 //! * `path`: the checks that a packet goes through;
-//! * `packet`: reading it; `policy`, `flow`: the tables it is judged by;
+//! * `packet`: reading it; `policy`, `flow`: the tables it is judged by; `recent`: a cache of flows;
 //! * `observe`: counters, records, trace;
 //! * `maps`: all tables.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
@@ -25,6 +25,10 @@ mod packet;
 mod path;
 #[cfg(target_arch = "bpf")]
 mod policy;
+#[cfg(target_arch = "bpf")]
+mod recent;
+#[cfg(target_arch = "bpf")]
+mod words;
 
 #[cfg(target_arch = "bpf")]
 mod programs {

@@ -11,6 +11,7 @@ use sluice_common::abi::{
 use sluice_common::reason::REASON_MAX;
 
 use crate::path::Scratch;
+use crate::recent;
 
 /// The generation, the ABI version and the event rate. Written by the agent; one element. It can be
 /// mapped into memory, because the flip of the generation is one atomic store.
@@ -66,6 +67,12 @@ pub(crate) static DECISIONS: LpmTrie<
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { capacity::FLOWS as usize }> =
     LruHashMap::new();
+
+/// Hash of a flow key → flow that this CPU has looked up lately. Written and read here. A flow takes
+/// the place of another with the same hash.
+#[btf_map(name = "recent")]
+pub(crate) static RECENT: PerCpuArray<recent::Recent, { recent::RECENT as usize }> =
+    PerCpuArray::new();
 
 /// Slot, direction and reason → packets and bytes, per CPU. Written here; the agent zeroes a slot's
 /// elements before it gives the slot to another pod. Every slot has its place.

@@ -2,7 +2,6 @@
 //! packet is decided in one place, the verdict table in `main.rs`.
 
 use core::arch::asm;
-use core::mem::MaybeUninit;
 
 use sluice_common::abi::{
     Address, Direction, Endpoint, EndpointFlags, Flow, FlowKey, RULE_DEFAULT, RuleId, SET_NONE,
@@ -16,7 +15,7 @@ use sluice_common::reason::Reason;
 use crate::observe::count_rule;
 use crate::packet::Skb;
 use crate::policy::judge;
-use crate::{flow, maps};
+use crate::{flow, maps, recent, words};
 
 /// A packet, its endpoint, and the state of the tables that it is judged by.
 ///
@@ -58,20 +57,31 @@ impl Scene {
         generation: u32,
         event_rate: u32,
     ) -> Option<&'static mut Self> {
-        let room = maps::SCRATCH.get_ptr_mut(0)?.cast::<MaybeUninit<Self>>();
-        // SAFETY: this CPU's element of the table has room for a `Scene` and its alignment (asserted
-        // above). Programs at this hook do not interrupt each other on one CPU, so nobody else holds
-        // it. What it held is not read: it is written as a whole.
-        let scene = unsafe { &mut *room }.write(Self {
-            endpoint: *endpoint,
-            clock: flow::clock(),
-            slot,
-            generation,
-            event_rate,
-            packet: Packet::default(),
-            read: Ok(Frame::Ip),
-            rule: RULE_DEFAULT,
-        });
+        /// Writes a field of what is not a whole `Scene` yet.
+        macro_rules! write {
+            ($room:ident.$field:ident, $value:expr) => {
+                // SAFETY: this CPU's element of the table has room for a `Scene` and its alignment
+                // (asserted above). Programs at this hook do not interrupt each other on one CPU, so
+                // nobody else holds it.
+                unsafe { (&raw mut (*$room).$field).write($value) }
+            };
+        }
+        let room = maps::SCRATCH.get_ptr_mut(0)?.cast::<Self>();
+        // SAFETY: within the room, as above.
+        let (its_endpoint, packet) =
+            unsafe { (&raw mut (*room).endpoint, &raw mut (*room).packet) };
+        // SAFETY: as above; an endpoint is words only.
+        unsafe { words::copy(endpoint, its_endpoint) };
+        // SAFETY: as above; zeros are an empty packet (as its type says).
+        unsafe { words::clear(packet) };
+        write!(room.clock, flow::clock());
+        write!(room.slot, slot);
+        write!(room.generation, generation);
+        write!(room.event_rate, event_rate);
+        write!(room.read, Ok(Frame::Ip));
+        write!(room.rule, RULE_DEFAULT);
+        // SAFETY: as above; every field was written. What the element held before was not read.
+        let scene = unsafe { &mut *room };
         scene.read = parse(skb, &mut scene.packet);
         Some(reread(scene))
     }
@@ -248,6 +258,14 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     } else {
         track::key(&scene.packet, direction, scene.endpoint.epoch)
     };
+    let is_steady = !is_error && track::is_steady(&scene.packet);
+    if is_steady
+        && let Some(key) = &key
+        && let Some(rule) = recent::find(key, scene.generation, scene.clock)
+    {
+        scene.rule = rule;
+        return Reason::Established;
+    }
     let place = key.as_ref().and_then(flow::find);
     let mut question = Question {
         direction,
@@ -261,6 +279,9 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
             Known::Passes(_) if is_error => return Reason::RelatedError,
             Known::Passes(next) => {
                 place.set(&next);
+                if next.generation == scene.generation {
+                    recent::note(key, &next, scene.clock);
+                }
                 scene.rule = next.rule;
                 return Reason::Established;
             }

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice::engine::packet::{self, echo, sctp, tcp, udp};
-use sluice_common::abi::{Direction, Flow, FlowKey, FlowState};
+use sluice_common::abi::{Direction, FlowKey, FlowState};
 use sluice_common::parse::{protocol, sctp_chunk, tcp_flag};
 use sluice_common::reason::Reason;
 use sluice_tests::packet::{V4, V6, fragment, options};
@@ -69,16 +69,6 @@ fn state(scene: &mut Scene) -> FlowState {
     let flow = scene.datapath.maps().flow(&tcp_key()).unwrap().expect("the flow is there");
     [FlowState::Opening, FlowState::Established, FlowState::Closing, FlowState::Revoked]
         [flow.state as usize]
-}
-
-/// The flow has been silent for some seconds more.
-fn age(scene: &mut Scene, key: &FlowKey, seconds: u64) {
-    /// Above any tick rate of Linux, so that the flow is at least that old.
-    const TICKS_MAX: u64 = 1000;
-    let maps = scene.datapath.maps();
-    let flow = maps.flow(key).unwrap().expect("the flow is there");
-    let last_seen = flow.last_seen.saturating_sub(seconds * TICKS_MAX);
-    maps.set_flow(key, &Flow { last_seen, ..flow }).unwrap();
 }
 
 #[test]
@@ -236,16 +226,16 @@ fn silent_flows_are_forgotten() {
     let answer = frame(Ingress, protocol::UDP, &udp(SERVER, CLIENT, &[]));
     let udp_key = FlowKey { protocol: u32::from(protocol::UDP), ..tcp_key() };
     scene.passes(Egress, &query, Reason::Allowed);
-    age(&mut scene, &udp_key, 31);
+    scene.age(&udp_key, 31);
     scene.drops(Ingress, &answer, Reason::DefaultDeny);
     scene.passes(Egress, &query, Reason::Allowed);
     scene.passes(Ingress, &answer, Reason::Established);
     scene.passes(Ingress, &answer, Reason::Established);
-    age(&mut scene, &udp_key, 181);
+    scene.age(&udp_key, 181);
     scene.drops(Ingress, &answer, Reason::DefaultDeny);
 
     scene.passes(Egress, &out(SYN), Reason::Allowed);
-    age(&mut scene, &tcp_key(), 61);
+    scene.age(&tcp_key(), 61);
     scene.drops(Ingress, &back(SYN | ACK), Reason::DefaultDeny);
 }
 
@@ -379,7 +369,7 @@ fn a_forged_own_address_is_judged_by_policy() {
     scene.drops(Ingress, &out(SYN), Reason::DefaultDeny);
     // And it does not last.
     scene.passes(Ingress, &from(CLIENT, SERVER, SYN), Reason::OwnAddress);
-    age(&mut scene, &FlowKey { remote: IpAddr::from(POD).into(), ..tcp_key() }, 61);
+    scene.age(&FlowKey { remote: IpAddr::from(POD).into(), ..tcp_key() }, 61);
     scene.drops(Ingress, &from(CLIENT, SERVER, SYN), Reason::DefaultDeny);
 }
 

@@ -42,8 +42,9 @@ pub enum FlowState {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// Jiffies (truncated to 64 bits of the kernel's counter) of the last packet, to a second's
-    /// precision: established packets do not write it more often.
+    /// Jiffies (truncated to 64 bits of the kernel's counter) of the last packet, to two seconds'
+    /// precision: a CPU asks the table once a second for a flow that it knows, and no packet writes it
+    /// more often than that.
     pub last_seen: u64,
     /// [`super::Control::generation`] at which the flow was last judged. Beside `state`, so that the
     /// two are written as one 8-byte word: a verdict never stands beside another's generation.

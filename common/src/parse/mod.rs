@@ -117,6 +117,9 @@ pub enum Transport {
 }
 
 /// What was read of a packet. Fields that were not reached keep their zeros.
+///
+/// All-zero memory is `Packet::default()`: the kernel program makes it that way, because writing the
+/// fields one by one ends in a loop over bytes there.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
@@ -246,4 +249,16 @@ const fn first_fragment(read: &Result<(), Reason>) -> Reason {
 #[inline(always)]
 const fn later_fragment(protocol: u8, position: u32) -> Reason {
     if position < transport::length_min(protocol) { Reason::TinyFragment } else { Reason::Fragment }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Packet;
+
+    #[test]
+    fn zeroed_memory_is_the_default() {
+        // SAFETY: integers and a `bool`, for which zero is valid, and an enum with a value for zero.
+        let zeroed: Packet = unsafe { core::mem::zeroed() };
+        assert_eq!(zeroed, Packet::default());
+    }
 }
