@@ -19,7 +19,7 @@ use crate::endpoint::links::{self, Links};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel;
 use crate::source::{Event, Refresh, Source};
-use crate::status::{EndpointStatus, EnforcementState, Status};
+use crate::status::{EndpointStatus, EnforcementState, Status, WatchStatus};
 
 /// Links come in bursts; a scan waits this long for the rest of one.
 const BURST: Duration = Duration::from_millis(20);
@@ -61,6 +61,8 @@ pub struct Agent<K> {
     last_scan: Instant,
     netns_times: Vec<Option<SystemTime>>,
     faults: Vec<String>,
+    /// By kind.
+    watches: BTreeMap<String, WatchStatus>,
     waiting: Vec<Waiting>,
     next_token: u64,
     logged: BTreeMap<String, (EnforcementState, Option<String>)>,
@@ -101,6 +103,7 @@ impl<K: Kernel> Agent<K> {
             last_change: now,
             last_scan: now,
             faults: Vec::new(),
+            watches: BTreeMap::new(),
             waiting: Vec::new(),
             next_token: 0,
             logged: BTreeMap::new(),
@@ -168,6 +171,9 @@ impl<K: Kernel> Agent<K> {
             Event::Synced => {
                 self.synced = true;
                 self.note_change();
+            }
+            Event::Watch(watch) => {
+                self.watches.insert(watch.kind.clone(), watch);
             }
             Event::Refreshed(token) => {
                 for waiting in self.waiting.iter_mut().filter(|waiting| waiting.token == token) {
@@ -379,6 +385,7 @@ impl<K: Kernel> Agent<K> {
             endpoints: self.endpoints().await,
             faults,
             tables: self.reconciler.tables(),
+            watches: self.watches.values().cloned().collect(),
         }
     }
 }

@@ -32,6 +32,22 @@ pub struct Status {
     pub faults: Vec<String>,
     /// How full the tables are.
     pub tables: Vec<TableStatus>,
+    /// The watches of an API server, one for each kind; empty with other sources.
+    #[serde(default)]
+    pub watches: Vec<WatchStatus>,
+}
+
+/// How the watch of one kind of object stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchStatus {
+    /// As written in `kind:`.
+    pub kind: String,
+    /// The API server sends what changes. False while it is asked for it, or after it has failed.
+    pub connected: bool,
+    /// The first full list is through.
+    pub synced: bool,
+    /// Why it is not connected, and what to do; none while nothing has failed.
+    pub error: Option<String>,
 }
 
 /// A local pod.

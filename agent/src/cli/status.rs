@@ -105,6 +105,10 @@ fn render(status: &Status, look: Look) -> String {
     for table in &status.tables {
         text.push_str(&format!("table {}: {} of {}\n", table.table, table.used, table.capacity));
     }
+    for watch in status.watches.iter().filter(|watch| !watch.connected) {
+        let reason = watch.error.as_deref().unwrap_or("not connected yet");
+        text.push_str(&format!("watch {}: {reason}\n", watch.kind));
+    }
     for fault in &status.faults {
         text.push_str(&format!("fault: {fault}\n"));
     }

@@ -99,7 +99,7 @@ pub fn convert(slice: api::EndpointSlice) -> Result<EndpointSlice, Vec<At<Endpoi
     }
     problems.into_result(EndpointSlice {
         namespace: meta.namespace,
-        service: meta.labels.get(SERVICE_LABEL).cloned(),
+        service: meta.labels.get(SERVICE_LABEL).map(str::to_owned),
         endpoints: converted,
         ports: converted_ports,
     })

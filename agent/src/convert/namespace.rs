@@ -41,7 +41,6 @@ pub fn convert(namespace: api::Namespace) -> Result<Namespace, Vec<At<NamespaceE
     if !meta.name.is_empty() {
         problems.keep("metadata.name", labels::dns_label(&meta.name));
     }
-    let mut labels = meta.labels;
-    labels.insert(NAME_LABEL.into(), meta.name.clone());
+    let labels = meta.labels.with(NAME_LABEL, &meta.name);
     problems.into_result(Namespace { name: meta.name, labels })
 }

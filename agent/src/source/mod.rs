@@ -9,6 +9,8 @@
 use sluice_policy::model::Change;
 use tokio::sync::mpsc;
 
+use crate::status::WatchStatus;
+
 pub mod dir;
 
 /// What a source sends.
@@ -21,6 +23,8 @@ pub enum Event {
     Faults(Vec<String>),
     /// The first full list is through. Sent once.
     Synced,
+    /// How the watch of one kind stands now; replaces what was sent of this kind before.
+    Watch(WatchStatus),
     /// Everything that was there when this token was sent has been sent on.
     Refreshed(u64),
 }
