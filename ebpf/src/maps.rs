@@ -62,10 +62,16 @@ pub(crate) static DECISIONS: LpmTrie<
     { capacity::DECISIONS as usize },
 > = LpmTrie::new();
 
-/// Flow key → flow. Written here; the agent reads it. When it is full the least recently used flow
-/// goes, and its next packet is judged by policy like a new one's.
+/// Flow key → flow that both ends want. Written here; the agent reads it. When it is full the least
+/// recently used flow goes, and its next packet is judged by policy like a new one's.
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { capacity::FLOWS as usize }> =
+    LruHashMap::new();
+
+/// Flow key → flow that one end alone has shown to want. Written here; the agent reads it. When it is
+/// full the least recently used flow goes, as of [`FLOWS`].
+#[btf_map(name = "openings")]
+pub(crate) static OPENINGS: LruHashMap<FlowKey, Flow, { capacity::OPENINGS as usize }> =
     LruHashMap::new();
 
 /// Hash of a flow key → flow that this CPU has looked up lately. Written and read here. A flow takes

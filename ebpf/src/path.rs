@@ -163,11 +163,11 @@ fn is_to_itself(scene: &Scene, direction: Direction) -> bool {
     }
     match place {
         Some(place) if track::is_own(&place.flow, key, *clock) => {
-            place.set(&track::seen(place.flow, *clock));
+            place.set(key, &track::seen(place.flow, *clock), Direction::Egress);
         }
         // Without the entry it does not come back in, but for policy: that fails closed.
-        _ => {
-            flow::insert(key, &track::to_itself(*generation, *clock));
+        place => {
+            flow::insert(key, &track::to_itself(*generation, *clock), place.as_ref());
         }
     }
     true
@@ -197,10 +197,11 @@ fn from_own_host(scene: &Scene) -> Reason {
     let Some(key) = track::key(&scene.packet, DIRECTION, scene.endpoint.epoch) else {
         return Reason::Host;
     };
-    if let Some(place) = flow::find(&key) {
+    let place = flow::find(&key);
+    if let Some(place) = &place {
         match known(scene, &place.flow, &key, DIRECTION) {
             Known::Passes(next) => {
-                place.set(&next);
+                place.set(&key, &next, DIRECTION);
                 return Reason::Host;
             }
             // The pod opened it: its own next packet brings the new judgement.
@@ -210,7 +211,7 @@ fn from_own_host(scene: &Scene) -> Reason {
     }
     if let Some(flow) = open(scene, DIRECTION, RULE_DEFAULT, Flow::FLAG_HOST) {
         // Without the entry the answer is judged by policy, which fails closed.
-        flow::insert(&key, &flow);
+        flow::insert(&key, &flow, place.as_ref());
     }
     Reason::Host
 }
@@ -278,7 +279,7 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
         match known(scene, &place.flow, key, direction) {
             Known::Passes(_) if is_error => return Reason::RelatedError,
             Known::Passes(next) => {
-                place.set(&next);
+                place.set(key, &next, direction);
                 if next.generation == scene.generation {
                     recent::note(key, &next, scene.clock);
                 }
@@ -286,7 +287,7 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
                 return Reason::Established;
             }
             Known::Revoked(next) if !is_error => {
-                place.set(&next);
+                place.set(key, &next, direction);
                 return Reason::Revoked;
             }
             Known::Stale => {
@@ -303,14 +304,14 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
         }
     }
     let denied = ask(scene, skb, &question);
-    if let (true, Some(place)) = (question.again, &place) {
-        return renewed(scene, place, direction, denied.is_none(), is_error);
+    if let (true, Some(key), Some(place)) = (question.again, &key, &place) {
+        return renewed(scene, key, place, direction, denied.is_none(), is_error);
     }
     if let Some(reason) = denied {
         return reason;
     }
     let key = if is_error { None } else { key };
-    opened(scene, key.as_ref(), direction)
+    opened(scene, key.as_ref(), place.as_ref(), direction)
 }
 
 /// Key of the flow that an ICMP error is about: one that this pod's packets belong to, for an error
@@ -358,6 +359,7 @@ fn ask(scene: &mut Scene, skb: &Skb, question: &Question) -> Option<Reason> {
 #[inline(always)]
 fn renewed(
     scene: &Scene,
+    key: &FlowKey,
     place: &flow::Place,
     direction: Direction,
     is_allowed: bool,
@@ -371,11 +373,11 @@ fn renewed(
     let rule = is_allowed.then_some(scene.rule);
     match track::judged_again(&place.flow, packet, direction, *generation, *clock, rule) {
         Known::Passes(next) => {
-            place.set(&next);
+            place.set(key, &next, direction);
             Reason::Established
         }
         Known::Revoked(next) => {
-            place.set(&next);
+            place.set(key, &next, direction);
             Reason::Revoked
         }
         // Never the outcome of a judgement.
@@ -385,11 +387,16 @@ fn renewed(
 
 /// A packet that policy lets pass opens its flow.
 #[inline(always)]
-fn opened(scene: &Scene, key: Option<&FlowKey>, direction: Direction) -> Reason {
+fn opened(
+    scene: &Scene,
+    key: Option<&FlowKey>,
+    place: Option<&flow::Place>,
+    direction: Direction,
+) -> Reason {
     let is_governed = scene.governs(direction);
     if let Some(key) = key
         && let Some(flow) = open(scene, direction, scene.rule, 0)
-        && !flow::insert(key, &flow)
+        && !flow::insert(key, &flow, place)
         && is_governed
     {
         return Reason::FlowTableFull;

@@ -19,7 +19,7 @@ const INDEX_BITS: u32 = 12;
 #[derive(Clone, Copy)]
 pub(crate) struct Recent {
     key: FlowKey,
-    /// At which the flow was last judged.
+    /// At which the flow was last judged; 0, which no packet is judged at: none.
     generation: u32,
     /// Jiffies at the look-up.
     looked_up: u64,
@@ -68,4 +68,14 @@ pub(crate) fn note(key: &FlowKey, flow: &Flow, clock: Clock) {
     recent.generation = flow.generation;
     recent.looked_up = clock.now;
     recent.rule = flow.rule;
+}
+
+/// Forgets a flow whose key another connection takes. Another CPU may know the former one for a second
+/// more, and until then have the new one count as not yet answered.
+#[inline(always)]
+pub(crate) fn forget(key: &FlowKey) {
+    let Some(recent) = maps::RECENT.get_ptr_mut(index(key)) else { return };
+    // SAFETY: as in `note`.
+    let recent = unsafe { &mut *recent };
+    recent.generation = 0;
 }

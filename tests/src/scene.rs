@@ -144,6 +144,15 @@ impl Scene {
         self.apply(&[Op::Flip(self.generation)]);
     }
 
+    /// Takes what was counted and recorded so far as known.
+    ///
+    /// # Panics
+    /// If the counters cannot be read.
+    pub fn passed_by(&mut self) {
+        self.before = self.datapath.maps().snapshot(SLOT).unwrap();
+        while self.event().is_some() {}
+    }
+
     /// A flow has been silent for some seconds more, and no CPU remembers that it has seen it.
     ///
     /// # Panics

@@ -3,8 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use sluice::datapath::run::ELSEWHERE;
 use sluice::engine::packet::{self, echo, sctp, tcp, udp};
-use sluice_common::abi::{Direction, FlowKey, FlowState};
+use sluice_common::abi::{Direction, FlowKey, FlowState, capacity};
 use sluice_common::parse::{protocol, sctp_chunk, tcp_flag};
 use sluice_common::reason::Reason;
 use sluice_tests::packet::{V4, V6, fragment, options};
@@ -67,8 +68,14 @@ fn open(scene: &mut Scene) {
 
 fn state(scene: &mut Scene) -> FlowState {
     let flow = scene.datapath.maps().flow(&tcp_key()).unwrap().expect("the flow is there");
-    [FlowState::Opening, FlowState::Established, FlowState::Closing, FlowState::Revoked]
-        [flow.state as usize]
+    let states = [
+        FlowState::Opening,
+        FlowState::Answered,
+        FlowState::Established,
+        FlowState::Closing,
+        FlowState::Revoked,
+    ];
+    *states.iter().find(|state| **state as u32 == flow.state).expect("a state")
 }
 
 #[test]
@@ -182,6 +189,8 @@ fn connections_open_close_and_open_again_as_tcp_does() {
     scene.passes(Egress, &out(SYN), Reason::Established);
     scene.passes(Ingress, &back(SYN), Reason::Established);
     scene.passes(Ingress, &back(SYN | ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Answered);
+    scene.passes(Egress, &out(ACK), Reason::Established);
     assert_eq!(state(&mut scene), FlowState::Established);
     // Later, a SYN from the other side would be a connection of its own.
     scene.drops(Ingress, &back(SYN), Reason::DefaultDeny);
@@ -198,6 +207,7 @@ fn connections_open_close_and_open_again_as_tcp_does() {
     assert_eq!(state(&mut scene), FlowState::Closing);
     scene.passes(Egress, &out(SYN), Reason::Allowed);
     scene.passes(Ingress, &back(SYN | ACK), Reason::Established);
+    scene.passes(Egress, &out(ACK), Reason::Established);
     assert_eq!(state(&mut scene), FlowState::Established);
 }
 
@@ -424,4 +434,36 @@ fn a_set_without_entries_is_closed() {
     scene.govern([9, 9]);
     let syn = frame(Ingress, protocol::TCP, &tcp(1, SERVER, SYN));
     scene.drops(Ingress, &syn, Reason::Closed);
+}
+
+/// Whoever sends first packets only, more of them than the tables hold, answered or not, ends no flow
+/// that stands, and keeps nobody from opening another.
+#[test]
+fn a_flood_of_first_packets_ends_no_flow_that_stands() {
+    /// More than either table holds.
+    const FLOOD: u32 = 300_000;
+    const _: () = assert!(FLOOD > capacity::FLOWS && FLOOD > capacity::OPENINGS);
+    let mut scene = client();
+    open(&mut scene);
+    scene.allow(Ingress, protocol::TCP, SERVER);
+    for number in 0..FLOOD {
+        let from = IpAddr::from(Ipv4Addr::from(0x0b00_0000 + number));
+        let syn = packet::frame(from, POD.into(), protocol::TCP, &tcp(1, SERVER, SYN));
+        scene.datapath.run(Ingress, &syn, ELSEWHERE).expect("it runs");
+        if number % 4 == 0 {
+            let answer = tcp(SERVER, 1, SYN | ACK);
+            let answer = packet::frame(POD.into(), from, protocol::TCP, &answer);
+            scene.datapath.run(Egress, &answer, ELSEWHERE).expect("it runs");
+        }
+    }
+    let flows = scene.datapath.maps().flows().expect("readable").len();
+    assert!(flows as u32 <= capacity::OPENINGS + 1, "{flows} flows");
+    // Asked of the table, not of a CPU that remembers it; and the peer may not open it.
+    scene.age(&tcp_key(), 0);
+    scene.passed_by();
+    scene.passes(Ingress, &back(ACK), Reason::Established);
+    let other = |flags| frame(Egress, protocol::TCP, &tcp(CLIENT + 1, SERVER, flags));
+    scene.passes(Egress, &other(SYN), Reason::Allowed);
+    let answer = frame(Ingress, protocol::TCP, &tcp(SERVER, CLIENT + 1, SYN | ACK));
+    scene.passes(Ingress, &answer, Reason::Established);
 }

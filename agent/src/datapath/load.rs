@@ -13,7 +13,7 @@ use crate::PROGRAMS;
 
 /// The tables, which are also the names of their pins. The rest of the object's maps (the trace's
 /// ring, read-only data) belong to one load and are never pinned.
-pub const TABLES: [&str; 12] = [
+pub const TABLES: [&str; 13] = [
     "control",
     "endpoint_slots",
     "endpoint_slots_high",
@@ -22,6 +22,7 @@ pub const TABLES: [&str; 12] = [
     "cidrs",
     "decisions",
     "flows",
+    "openings",
     "counters",
     "rule_hits",
     "events",

@@ -60,6 +60,7 @@ pub struct KernelMaps {
     cidrs: LpmTrie<MapData, CidrKey, Versioned<ClassId>>,
     decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
     flows: HashMap<MapData, FlowKey, Flow>,
+    openings: HashMap<MapData, FlowKey, Flow>,
     counters: PerCpuArray<MapData, Counter>,
     rule_hits: PerCpuArray<MapData, Counter>,
     events: Option<Events>,
@@ -107,6 +108,7 @@ impl KernelMaps {
             cidrs: typed(&mut table, "cidrs")?,
             decisions: typed(&mut table, "decisions")?,
             flows: typed(&mut table, "flows")?,
+            openings: typed(&mut table, "openings")?,
             counters: typed(&mut table, "counters")?,
             rule_hits: typed(&mut table, "rule_hits")?,
             events: Some(Events::new(typed(&mut table, "events")?)),
@@ -278,7 +280,10 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, MapFault> {
-        present(self.flows.get(key, 0)).map_err(access("flows"))
+        match present(self.flows.get(key, 0)).map_err(access("flows"))? {
+            Some(flow) => Ok(Some(flow)),
+            None => present(self.openings.get(key, 0)).map_err(access("openings")),
+        }
     }
 
     /// All flows. The programs go on adding and replacing meanwhile: where a flow goes away under the
@@ -287,8 +292,12 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, MapFault> {
-        let most = 2 * capacity::FLOWS as usize;
-        self.flows.iter().take(most).collect::<Result<_, _>>().map_err(access("flows"))
+        let wanted = self.flows.iter().take(2 * capacity::FLOWS as usize);
+        let mut flows: Vec<_> = wanted.collect::<Result<_, _>>().map_err(access("flows"))?;
+        for entry in self.openings.iter().take(2 * capacity::OPENINGS as usize) {
+            flows.push(entry.map_err(access("openings"))?);
+        }
+        Ok(flows)
     }
 
     /// Writes a flow: one that was learned from a socket, or an aged one in a test.
@@ -296,6 +305,9 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn set_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), MapFault> {
+        if present(self.openings.get(key, 0)).map_err(access("openings"))?.is_some() {
+            return self.openings.insert(key, flow, 0).map_err(access("openings"));
+        }
         self.flows.insert(key, flow, 0).map_err(access("flows"))
     }
 
@@ -304,6 +316,7 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), MapFault> {
+        removed("openings", self.openings.remove(key))?;
         removed("flows", self.flows.remove(key))
     }
 
