@@ -81,7 +81,7 @@ reasons! {
     UnknownEthertype = 15, "unknown-ethertype", Drop;
     /// More VLAN tags than can be read.
     VlanDepth = 16, "vlan-depth", Drop;
-    /// A fragment, whose ports cannot be known.
+    /// A later fragment of a packet whose first has not passed, or not lately.
     Fragment = 17, "fragment", Drop;
     /// A first fragment without the whole transport header, or one that overlaps it.
     TinyFragment = 18, "tiny-fragment", Drop;
@@ -99,6 +99,8 @@ reasons! {
     FlowTableFull = 24, "flow-table-full", Drop;
     /// The packet's bytes could not be read by the program.
     Unreadable = 25, "unreadable", Drop;
+    /// A fragment that lies over what has passed of its packet, or came twice.
+    OverlappingFragment = 26, "overlapping-fragment", Drop;
     /// An event record was lost (rate limit or full ring).
     EventLost = 30, "event-lost", Note;
 }

@@ -6,7 +6,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use sluice_common::abi::{
     Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, ENDPOINT_MAX, Endpoint,
-    Event, EventBudget, Flow, FlowKey, PeerClass, RULE_MAX, SLOTS_BY_INDEX, Versioned, capacity,
+    Event, EventBudget, FRAGMENTS_PER_SLOT, Flow, FlowKey, Fragment, PeerClass, RULE_MAX,
+    SLOTS_BY_INDEX, Versioned, capacity,
 };
 use sluice_common::reason::REASON_MAX;
 
@@ -73,6 +74,12 @@ pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { capacity::FLOWS as usize }>
 #[btf_map(name = "openings")]
 pub(crate) static OPENINGS: LruHashMap<FlowKey, Flow, { capacity::OPENINGS as usize }> =
     LruHashMap::new();
+
+/// Slot, direction and hash of a packet's identification → a packet whose first fragment has passed.
+/// Written and read here. Every slot has its places, in which the latest packet replaces another.
+#[btf_map(name = "fragments")]
+pub(crate) static FRAGMENTS: Array<Fragment, { (ENDPOINT_MAX * 2 * FRAGMENTS_PER_SLOT) as usize }> =
+    Array::new();
 
 /// Hash of a flow key → flow that this CPU has looked up lately. Written and read here. A flow takes
 /// the place of another with the same hash.

@@ -10,12 +10,12 @@ use sluice_common::flow::{self as track, Clock, Known};
 use sluice_common::parse::{
     self, Frame, Packet, Transport, claims_another_target, is_control, parse, source_is_acceptable,
 };
-use sluice_common::reason::Reason;
+use sluice_common::reason::{Outcome, Reason};
 
 use crate::observe::count_rule;
 use crate::packet::Skb;
 use crate::policy::judge;
-use crate::{flow, maps, recent, words};
+use crate::{flow, fragment, maps, recent, words};
 
 /// A packet, its endpoint, and the state of the tables that it is judged by.
 ///
@@ -110,8 +110,11 @@ pub(crate) fn walk(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason
     }
     let control = match scene.read {
         Ok(Frame::Arp) => true,
-        Ok(Frame::Ip) => is_control(skb, &scene.packet, &scene.endpoint, direction),
-        Err(_) => false,
+        // Neighbour discovery never comes in pieces (RFC 6980).
+        Ok(Frame::Ip) if !scene.packet.piece.is_fragment => {
+            is_control(skb, &scene.packet, &scene.endpoint, direction)
+        }
+        _ => false,
     };
     if matches!(direction, Direction::Egress)
         && let Some(reason) = wrong_source(scene, skb, control)
@@ -124,6 +127,30 @@ pub(crate) fn walk(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason
     if let Err(reason) = scene.read {
         return if scene.governs(direction) { reason } else { Reason::NotIsolated };
     }
+    if scene.packet.piece.is_fragment
+        && let Some(reason) = wrong_piece(scene, direction)
+    {
+        return if scene.governs(direction) { reason } else { Reason::NotIsolated };
+    }
+    let reason = whole(scene, skb, direction);
+    if matches!(reason.outcome(), Outcome::Pass) {
+        fragment::note(scene, direction);
+    }
+    reason
+}
+
+/// The reason to drop a fragment for what is known of its packet. A later one is given the ports of the
+/// first here, and is judged like a whole packet from then on.
+#[inline(always)]
+fn wrong_piece(scene: &mut Scene, direction: Direction) -> Option<Reason> {
+    if scene.read == Ok(Frame::Piece) {
+        return fragment::follow(scene, direction).err();
+    }
+    fragment::is_repeated(scene, direction).then_some(Reason::OverlappingFragment)
+}
+
+#[inline(always)]
+fn whole(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason {
     if is_to_itself(scene, direction) {
         return Reason::OwnAddress;
     }

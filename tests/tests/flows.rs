@@ -298,13 +298,15 @@ fn own_host_passes_and_is_answered() {
     let later = V4 { fragment: 100, ..V4::new(PEER, POD, protocol::TCP, vec![0; 64]) };
     scene.passes_from(Ingress, &later.frame(), Reason::Host, HOST);
     // Pieces of IPv6 packets may be anyone's: the node has cut them. Even if it is one piece.
-    let syn6 = |port| V6::new(PEER6, POD6, protocol::TCP, tcp(port, SERVER, SYN));
+    // With four bytes of data, since a first piece has a multiple of eight.
+    let data = |port| [tcp(port, SERVER, SYN), vec![0; 4]].concat();
+    let syn6 = |port| V6::new(PEER6, POD6, protocol::TCP, data(port));
     scene.passes_from(Ingress, &syn6(CLIENT).frame(), Reason::Host, HOST);
     let syn6 = syn6(CLIENT + 1);
     let piece = |offset, more| syn6.clone().with(fragment(offset, more)).frame();
     for (frame, reason) in [
         (piece(0, false), Reason::DefaultDeny),
-        (piece(0, true), Reason::Fragment),
+        (piece(0, true), Reason::DefaultDeny),
         (piece(1024, false), Reason::Fragment),
         ((0..9).fold(syn6.clone(), |v6, _| v6.with(options(60, 0))).frame(), Reason::HeaderChain),
     ] {

@@ -13,7 +13,7 @@ use crate::PROGRAMS;
 
 /// The tables, which are also the names of their pins. The rest of the object's maps (the trace's
 /// ring, read-only data) belong to one load and are never pinned.
-pub const TABLES: [&str; 13] = [
+pub const TABLES: [&str; 14] = [
     "control",
     "endpoint_slots",
     "endpoint_slots_high",
@@ -23,6 +23,7 @@ pub const TABLES: [&str; 13] = [
     "decisions",
     "flows",
     "openings",
+    "fragments",
     "counters",
     "rule_hits",
     "events",

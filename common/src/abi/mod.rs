@@ -16,6 +16,7 @@ mod decision;
 mod endpoint;
 mod event;
 mod flow;
+mod fragment;
 mod peer;
 mod versioned;
 
@@ -26,6 +27,7 @@ pub use decision::{Decision, DecisionKey, PROTOCOL_ANY, Verdict};
 pub use endpoint::{Direction, ENDPOINT_MAX, Endpoint, EndpointFlags, SLOT_NONE, SLOTS_BY_INDEX};
 pub use event::{Event, EventBudget};
 pub use flow::{Flow, FlowKey, FlowState};
+pub use fragment::{FRAGMENTS_PER_SLOT, Fragment};
 pub use peer::{CIDR_KEY_BITS, CidrKey, PeerClass, UNCLASSIFIED, bpf_spin_lock};
 pub use versioned::Versioned;
 
