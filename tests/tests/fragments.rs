@@ -2,13 +2,12 @@
 //! change it afterwards is dropped for a reason of its own. Needs root.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::process::Command;
 
 use sluice::engine::packet::{tcp, udp};
 use sluice_common::abi::Direction;
 use sluice_common::parse::{protocol, tcp_flag};
 use sluice_common::reason::Reason;
-use sluice_tests::node::{Node, allow_clients, pod};
+use sluice_tests::node::{Node, allow_clients, dual_stack_pod};
 use sluice_tests::packet::{V4, V6, fragment, options};
 use sluice_tests::scene::{EPOCH, PEER, PEER6, POD, POD6, Scene};
 use sluice_tests::traffic::SOON;
@@ -178,13 +177,6 @@ const SERVER4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 1);
 const SERVER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 2);
 
-fn run(netns: &str, command: &str) {
-    let words = command.split_whitespace();
-    let output = Command::new("ip").args(["netns", "exec", netns]).args(words).output();
-    let output = output.expect("runs");
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// Datagrams that the kernel cuts, through a node that routes them, to a pod that is isolated.
 #[test]
 fn datagrams_larger_than_a_packet_come_through_where_policy_lets_them() {
@@ -194,16 +186,9 @@ fn datagrams_larger_than_a_packet_come_through_where_policy_lets_them() {
         ("server", SERVER4, SERVER6, "{app: server}"),
     ] {
         let host = node.add_pod(name, v4);
-        let (own, inner) = (node.netns("node"), node.netns(name));
-        run(&own, &format!("ip addr add fe80::ff/64 dev {host} nodad"));
-        run(&own, &format!("ip route replace {v6}/128 dev {host}"));
-        run(&inner, &format!("ip addr add {v6}/128 dev eth0 nodad"));
-        run(&inner, "ip route replace default via fe80::ff dev eth0");
-        let one = format!("podIPs: [{{ip: {v4}}}]");
-        let both = format!("podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]");
-        node.write(&format!("{name}.yaml"), &pod(name, v4, labels).replace(&one, &both));
+        node.add_ipv6(name, &host, v6);
+        node.write(&format!("{name}.yaml"), &dual_stack_pod(name, v4, v6, labels));
     }
-    run(&node.netns("node"), "sysctl -qw net.ipv6.conf.all.forwarding=1");
     node.write("policy.yaml", &allow_clients(OPEN));
     let _agent = node.start_agent();
 
