@@ -400,6 +400,7 @@ fn block(address: &Address, bits: u32) -> String {
 fn flow_view(key: &FlowKey, flow: &Flow) -> FlowView {
     let state = [
         (FlowState::Opening, "opening"),
+        (FlowState::Answered, "answered"),
         (FlowState::Established, "established"),
         (FlowState::Closing, "closing"),
         (FlowState::Revoked, "revoked"),

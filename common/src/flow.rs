@@ -2,12 +2,12 @@
 //! with the packet and what becomes of the flow out.
 //!
 //! ```text
-//!            first packet            answer            both FIN, RST, SHUTDOWN, ABORT
-//!   (none) ────────────► Opening ────────────► Established ────────────► Closing
-//!      ▲                    │                      │                        │
-//!      │ silent for its     └──────── policy takes it back ────────┐        │ SYN, INIT: judged
-//!      │ lifetime                                                  ▼        │ like a first packet
-//!      └──────────────────────────────────────────────────────  Revoked ◄───┘
+//!            first packet            answer            its answer              both FIN, RST, …
+//!   (none) ────────────► Opening ────────────► Answered ────────────► Established ────────────► Closing
+//!      ▲                    │                      │                      │                        │
+//!      │ silent for its     └───────────── policy takes it back ──────────┘        SYN, INIT: judged
+//!      │ lifetime                                  ▼                               like a first packet
+//!      └─────────────────────────────────────── Revoked
 //! ```
 //!
 //! A flow is judged when it opens, and again at its next packet once the tables have changed: always
@@ -27,11 +27,11 @@ pub struct Clock {
 
 /// Seconds after its last packet for which a flow is remembered.
 ///
-/// | | opening | established | closing |
-/// |---|---|---|---|
-/// | TCP, SCTP | 60 | 432,000 (5 days) | 120 |
-/// | UDP | 30 | 180 | – |
-/// | echo | 30 | 30 | – |
+/// | | opening | answered | established | closing |
+/// |---|---|---|---|---|
+/// | TCP, SCTP | 60 | 60 | 432,000 (5 days) | 120 |
+/// | UDP | 30 | 180 | 180 | – |
+/// | echo | 30 | 30 | 30 | – |
 ///
 /// Five days because the kernel's own connection tracking, and with it the NAT before us, keeps
 /// established connections as long; 120 s is twice the maximum segment lifetime of RFC 9293; UDP is
@@ -40,11 +40,12 @@ pub struct Clock {
 #[inline(always)]
 pub const fn lifetime_seconds(protocol: u32, state: u32) -> u32 {
     const ESTABLISHED: u32 = FlowState::Established as u32;
+    const ANSWERED: u32 = FlowState::Answered as u32;
     const CLOSING: u32 = FlowState::Closing as u32;
     let is_connection = protocol == protocol::TCP as u32 || protocol == protocol::SCTP as u32;
     match state {
         ESTABLISHED if is_connection => 432_000,
-        ESTABLISHED if protocol == protocol::UDP as u32 => 180,
+        ESTABLISHED | ANSWERED if protocol == protocol::UDP as u32 => 180,
         CLOSING => 120,
         _ if is_connection => 60,
         _ => 30,
@@ -232,6 +233,31 @@ pub const fn is_over(flow: &Flow, key: &FlowKey, clock: Clock) -> bool {
     silent > lifetime_seconds(key.protocol, flow.state) as u64 * clock.rate as u64
 }
 
+/// True for a packet that changes nothing about an established flow but the time it was seen.
+#[inline(always)]
+pub const fn is_steady(packet: &Packet) -> bool {
+    match packet.transport {
+        Transport::Tcp { flags } => flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) == 0,
+        Transport::Sctp { chunk } => chunk != sctp_chunk::INIT && !ends_association(chunk),
+        Transport::Udp | Transport::EchoRequest | Transport::EchoReply => true,
+        Transport::Unread
+        | Transport::Error { .. }
+        | Transport::Neighbour { .. }
+        | Transport::OtherIcmp => false,
+    }
+}
+
+#[inline(always)]
+const fn ends_association(chunk: u8) -> bool {
+    matches!(
+        chunk,
+        sctp_chunk::ABORT
+            | sctp_chunk::SHUTDOWN
+            | sctp_chunk::SHUTDOWN_ACK
+            | sctp_chunk::SHUTDOWN_COMPLETE
+    )
+}
+
 /// True for a packet that can only stand at the beginning of a connection.
 #[inline(always)]
 const fn opens(packet: &Packet) -> bool {
@@ -244,12 +270,21 @@ const fn opens(packet: &Packet) -> bool {
     }
 }
 
-/// A second SYN while the first is unanswered is a retransmission, or from the other side a
-/// simultaneous open (RFC 9293 section 3.5): the same connection either way. Anywhere else a SYN
-/// begins a new connection on the same ports, which has to be judged as one.
+/// A second SYN before the connection stands is a retransmission, or from the other side a simultaneous
+/// open (RFC 9293 section 3.5): the same connection either way. Anywhere else a SYN begins a new
+/// connection on the same ports, which has to be judged as one.
 #[inline(always)]
 const fn continues_opening(flow: &Flow) -> bool {
-    flow.state == FlowState::Opening as u32
+    flow.state == FlowState::Opening as u32 || flow.state == FlowState::Answered as u32
+}
+
+/// True where a packet in `direction`, which made `next` of `before`, shows that both ends want the
+/// flow: each has answered the other. A connection that was open before it was first seen is wanted by
+/// both once the other end goes on with it.
+#[inline(always)]
+pub const fn is_wanted(before: &Flow, next: &Flow, direction: Direction) -> bool {
+    const ESTABLISHED: u32 = FlowState::Established as u32;
+    next.state == ESTABLISHED && (before.state != ESTABLISHED || direction as u32 != next.initiator)
 }
 
 /// With the time noted, at most once a second.
@@ -264,10 +299,23 @@ pub const fn seen(mut flow: Flow, clock: Clock) -> Flow {
 /// Both sides have sent a FIN.
 const BOTH_CLOSED: u32 = Flow::FLAG_FIN_INGRESS | Flow::FLAG_FIN_EGRESS;
 
+/// False for the repetition of a first packet.
+#[inline(always)]
+const fn answers(packet: &Packet) -> bool {
+    match packet.transport {
+        Transport::Tcp { flags } => flags & tcp_flag::SYN == 0,
+        Transport::Sctp { chunk } => chunk != sctp_chunk::INIT,
+        _ => true,
+    }
+}
+
 /// The state after a packet of the flow.
 #[inline(always)]
 const fn advance(mut flow: Flow, packet: &Packet, direction: Direction) -> Flow {
-    if flow.state == FlowState::Opening as u32 && direction as u32 != flow.initiator {
+    let is_initiator = direction as u32 == flow.initiator;
+    if flow.state == FlowState::Opening as u32 && !is_initiator {
+        flow.state = FlowState::Answered as u32;
+    } else if flow.state == FlowState::Answered as u32 && is_initiator && answers(packet) {
         flow.state = FlowState::Established as u32;
     }
     match packet.transport {
@@ -285,13 +333,7 @@ const fn advance(mut flow: Flow, packet: &Packet, direction: Direction) -> Flow 
             }
         }
         Transport::Sctp { chunk } => {
-            if matches!(
-                chunk,
-                sctp_chunk::ABORT
-                    | sctp_chunk::SHUTDOWN
-                    | sctp_chunk::SHUTDOWN_ACK
-                    | sctp_chunk::SHUTDOWN_COMPLETE
-            ) {
+            if ends_association(chunk) {
                 flow.state = FlowState::Closing as u32;
             }
         }

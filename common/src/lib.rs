@@ -3,6 +3,7 @@
 //! * [`abi`]: the layout of every kernel table, with its byte order;
 //! * [`parse`]: the packet parser, one implementation for the kernel, the fuzzers and the benches;
 //! * [`flow`]: connection tracking as a pure transition function;
+//! * [`fragment`]: what later fragments are judged by;
 //! * [`decide`]: the order of table look-ups that turns a packet into a verdict;
 //! * [`reason`]: why a packet passed or was dropped.
 //!
@@ -13,5 +14,6 @@
 pub mod abi;
 pub mod decide;
 pub mod flow;
+pub mod fragment;
 pub mod parse;
 pub mod reason;

@@ -81,7 +81,7 @@ reasons! {
     UnknownEthertype = 15, "unknown-ethertype", Drop;
     /// More VLAN tags than can be read.
     VlanDepth = 16, "vlan-depth", Drop;
-    /// A fragment, whose ports cannot be known.
+    /// A later fragment of a packet whose first has not passed, or not lately.
     Fragment = 17, "fragment", Drop;
     /// A first fragment without the whole transport header, or one that overlaps it.
     TinyFragment = 18, "tiny-fragment", Drop;
@@ -101,6 +101,8 @@ reasons! {
     Unreadable = 25, "unreadable", Drop;
     /// The service's backends get different verdicts, and which of them it will be is not known here.
     MixedBackends = 26, "mixed-backends", Drop;
+    /// A fragment that lies over what has passed of its packet, or came twice.
+    OverlappingFragment = 27, "overlapping-fragment", Drop;
     /// An event record was lost (rate limit or full ring).
     EventLost = 30, "event-lost", Note;
 }

@@ -5,7 +5,8 @@
 //! pod). Everything that differs between pods is in the tables.
 //!
 //! * `path`: the checks that a packet goes through;
-//! * `packet`: reading it; `policy`, `flow`: the tables it is judged by;
+//! * `packet`: reading it; `policy`, `flow`: the tables it is judged by; `recent`: a cache of flows;
+//! * `fragment`: packets that come in pieces;
 //! * `hairpin`: a pod that reaches itself through a service;
 //! * `observe`: counters, records, trace;
 //! * `maps`: all tables.
@@ -16,6 +17,8 @@ fn main() {}
 
 #[cfg(target_arch = "bpf")]
 mod flow;
+#[cfg(target_arch = "bpf")]
+mod fragment;
 #[cfg(target_arch = "bpf")]
 mod hairpin;
 #[cfg(target_arch = "bpf")]
@@ -28,6 +31,10 @@ mod packet;
 mod path;
 #[cfg(target_arch = "bpf")]
 mod policy;
+#[cfg(target_arch = "bpf")]
+mod recent;
+#[cfg(target_arch = "bpf")]
+mod words;
 
 #[cfg(target_arch = "bpf")]
 mod programs {

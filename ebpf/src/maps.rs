@@ -6,12 +6,13 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use sluice_common::abi::{
     Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, ENDPOINT_MAX, Endpoint,
-    Event, EventBudget, Flow, FlowKey, HairpinKey, HairpinNote, HairpinNoteKey, HairpinWay,
-    PeerClass, RULE_MAX, SLOTS_BY_INDEX, Versioned, VipKey, capacity,
+    Event, EventBudget, FRAGMENTS_PER_SLOT, Flow, FlowKey, Fragment, HairpinKey, HairpinNote,
+    HairpinNoteKey, HairpinWay, PeerClass, RULE_MAX, SLOTS_BY_INDEX, Versioned, VipKey, capacity,
 };
 use sluice_common::reason::REASON_MAX;
 
 use crate::path::Scratch;
+use crate::recent;
 
 /// The generation, the ABI version and the event rate. Written by the agent; one element. It can be
 /// mapped into memory, because the flip of the generation is one atomic store.
@@ -91,11 +92,29 @@ pub(crate) static DECISIONS: LpmTrie<
     { capacity::DECISIONS as usize },
 > = LpmTrie::new();
 
-/// Flow key → flow. Written here; the agent reads it. When it is full the least recently used flow
-/// goes, and its next packet is judged by policy like a new one's.
+/// Flow key → flow that both ends want. Written here; the agent reads it. When it is full the least
+/// recently used flow goes, and its next packet is judged by policy like a new one's.
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { capacity::FLOWS as usize }> =
     LruHashMap::new();
+
+/// Flow key → flow that one end alone has shown to want. Written here; the agent reads it. When it is
+/// full the least recently used flow goes, as of [`FLOWS`].
+#[btf_map(name = "openings")]
+pub(crate) static OPENINGS: LruHashMap<FlowKey, Flow, { capacity::OPENINGS as usize }> =
+    LruHashMap::new();
+
+/// Slot, direction and hash of a packet's identification → a packet whose first fragment has passed.
+/// Written and read here. Every slot has its places, in which the latest packet replaces another.
+#[btf_map(name = "fragments")]
+pub(crate) static FRAGMENTS: Array<Fragment, { (ENDPOINT_MAX * 2 * FRAGMENTS_PER_SLOT) as usize }> =
+    Array::new();
+
+/// Hash of a flow key → flow that this CPU has looked up lately. Written and read here. A flow takes
+/// the place of another with the same hash.
+#[btf_map(name = "recent")]
+pub(crate) static RECENT: PerCpuArray<recent::Recent, { recent::RECENT as usize }> =
+    PerCpuArray::new();
 
 /// Slot, direction and reason → packets and bytes, per CPU. Written here; the agent zeroes a slot's
 /// elements before it gives the slot to another pod. Every slot has its place.

@@ -2,7 +2,6 @@
 //! packet is decided in one place, the verdict table in `main.rs`.
 
 use core::arch::asm;
-use core::mem::MaybeUninit;
 
 use sluice_common::abi::{
     Address, Direction, Endpoint, EndpointFlags, Flow, FlowKey, RULE_DEFAULT, RULE_SELF, RuleId,
@@ -12,12 +11,12 @@ use sluice_common::flow::{self as track, Clock, Known};
 use sluice_common::parse::{
     self, Frame, Packet, Transport, claims_another_target, is_control, parse, source_is_acceptable,
 };
-use sluice_common::reason::Reason;
+use sluice_common::reason::{Outcome, Reason};
 
 use crate::observe::count_rule;
 use crate::packet::Skb;
 use crate::policy::judge;
-use crate::{flow, hairpin, maps};
+use crate::{flow, fragment, hairpin, maps, recent, words};
 
 /// A packet, its endpoint, and the state of the tables that it is judged by.
 ///
@@ -61,21 +60,32 @@ impl Scene {
         generation: u32,
         event_rate: u32,
     ) -> Option<&'static mut Self> {
-        let room = maps::SCRATCH.get_ptr_mut(0)?.cast::<MaybeUninit<Self>>();
-        // SAFETY: this CPU's element of the table has room for a `Scene` and its alignment (asserted
-        // above). Programs at this hook do not interrupt each other on one CPU, so nobody else holds
-        // it. What it held is not read: it is written as a whole.
-        let scene = unsafe { &mut *room }.write(Self {
-            endpoint: *endpoint,
-            clock: flow::clock(),
-            slot,
-            generation,
-            event_rate,
-            packet: Packet::default(),
-            read: Ok(Frame::Ip),
-            rule: RULE_DEFAULT,
-            may_return: false,
-        });
+        /// Writes a field of what is not a whole `Scene` yet.
+        macro_rules! write {
+            ($room:ident.$field:ident, $value:expr) => {
+                // SAFETY: this CPU's element of the table has room for a `Scene` and its alignment
+                // (asserted above). Programs at this hook do not interrupt each other on one CPU, so
+                // nobody else holds it.
+                unsafe { (&raw mut (*$room).$field).write($value) }
+            };
+        }
+        let room = maps::SCRATCH.get_ptr_mut(0)?.cast::<Self>();
+        // SAFETY: within the room, as above.
+        let (its_endpoint, packet) =
+            unsafe { (&raw mut (*room).endpoint, &raw mut (*room).packet) };
+        // SAFETY: as above; an endpoint is words only.
+        unsafe { words::copy(endpoint, its_endpoint) };
+        // SAFETY: as above; zeros are an empty packet (as its type says).
+        unsafe { words::clear(packet) };
+        write!(room.clock, flow::clock());
+        write!(room.slot, slot);
+        write!(room.generation, generation);
+        write!(room.event_rate, event_rate);
+        write!(room.read, Ok(Frame::Ip));
+        write!(room.rule, RULE_DEFAULT);
+        write!(room.may_return, false);
+        // SAFETY: as above; every field was written. What the element held before was not read.
+        let scene = unsafe { &mut *room };
         scene.read = parse(skb, &mut scene.packet);
         Some(reread(scene))
     }
@@ -104,8 +114,11 @@ pub(crate) fn walk(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason
     }
     let control = match scene.read {
         Ok(Frame::Arp) => true,
-        Ok(Frame::Ip) => is_control(skb, &scene.packet, &scene.endpoint, direction),
-        Err(_) => false,
+        // Neighbour discovery never comes in pieces (RFC 6980).
+        Ok(Frame::Ip) if !scene.packet.piece.is_fragment => {
+            is_control(skb, &scene.packet, &scene.endpoint, direction)
+        }
+        _ => false,
     };
     if matches!(direction, Direction::Egress)
         && let Some(reason) = wrong_source(scene, skb, control)
@@ -118,6 +131,30 @@ pub(crate) fn walk(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason
     if let Err(reason) = scene.read {
         return if scene.governs(direction) { reason } else { Reason::NotIsolated };
     }
+    if scene.packet.piece.is_fragment
+        && let Some(reason) = wrong_piece(scene, direction)
+    {
+        return if scene.governs(direction) { reason } else { Reason::NotIsolated };
+    }
+    let reason = whole(scene, skb, direction);
+    if matches!(reason.outcome(), Outcome::Pass) {
+        fragment::note(scene, direction);
+    }
+    reason
+}
+
+/// The reason to drop a fragment for what is known of its packet. A later one is given the ports of the
+/// first here, and is judged like a whole packet from then on.
+#[inline(always)]
+fn wrong_piece(scene: &mut Scene, direction: Direction) -> Option<Reason> {
+    if scene.read == Ok(Frame::Piece) {
+        return fragment::follow(scene, direction).err();
+    }
+    fragment::is_repeated(scene, direction).then_some(Reason::OverlappingFragment)
+}
+
+#[inline(always)]
+fn whole(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason {
     if is_to_itself(scene, direction) {
         return Reason::OwnAddress;
     }
@@ -161,11 +198,11 @@ fn is_to_itself(scene: &Scene, direction: Direction) -> bool {
     }
     match place {
         Some(place) if track::is_own(&place.flow, key, *clock) => {
-            place.set(&track::seen(place.flow, *clock));
+            place.set(key, &track::seen(place.flow, *clock), Direction::Egress);
         }
         // Without the entry it does not come back in, but for policy: that fails closed.
-        _ => {
-            flow::insert(key, &track::to_itself(*generation, *clock));
+        place => {
+            flow::insert(key, &track::to_itself(*generation, *clock), place.as_ref());
         }
     }
     true
@@ -195,10 +232,11 @@ fn from_own_host(scene: &Scene) -> Reason {
     let Some(key) = track::key(&scene.packet, DIRECTION, scene.endpoint.epoch) else {
         return Reason::Host;
     };
-    if let Some(place) = flow::find(&key) {
+    let place = flow::find(&key);
+    if let Some(place) = &place {
         match known(scene, &place.flow, &key, DIRECTION) {
             Known::Passes(next) => {
-                place.set(&next);
+                place.set(&key, &next, DIRECTION);
                 return Reason::Host;
             }
             // The pod opened it: its own next packet brings the new judgement.
@@ -208,7 +246,7 @@ fn from_own_host(scene: &Scene) -> Reason {
     }
     if let Some(flow) = open(scene, DIRECTION, RULE_DEFAULT, Flow::FLAG_HOST) {
         // Without the entry the answer is judged by policy, which fails closed.
-        flow::insert(&key, &flow);
+        flow::insert(&key, &flow, place.as_ref());
     }
     Reason::Host
 }
@@ -242,6 +280,14 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     } else {
         track::key(&scene.packet, direction, scene.endpoint.epoch)
     };
+    let is_steady = !is_error && track::is_steady(&scene.packet);
+    if is_steady
+        && let Some(key) = &key
+        && let Some(rule) = recent::find(key, scene.generation, scene.clock)
+    {
+        scene.rule = rule;
+        return Reason::Established;
+    }
     let place = key.as_ref().and_then(flow::find);
     let mut question = Asked {
         slot: scene.slot,
@@ -256,13 +302,16 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
         match known(scene, &place.flow, key, direction) {
             Known::Passes(_) if is_error => return Reason::RelatedError,
             Known::Passes(next) => {
-                place.set(&next);
+                place.set(key, &next, direction);
+                if next.generation == scene.generation {
+                    recent::note(key, &next, scene.clock);
+                }
                 scene.rule = next.rule;
                 scene.may_return = goes_out_to_return(&next);
                 return Reason::Established;
             }
             Known::Revoked(next) if !is_error => {
-                place.set(&next);
+                place.set(key, &next, direction);
                 return Reason::Revoked;
             }
             Known::Stale => {
@@ -278,17 +327,17 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     }
     let is_first = !again && !is_error;
     if matches!(direction, Direction::Ingress) && is_first && hairpin::has_returned(scene, skb) {
-        return returned(scene, key.as_ref());
+        return returned(scene, key.as_ref(), place.as_ref());
     }
     let denied = ask(scene, skb, &question);
-    if let (true, Some(place)) = (again, &place) {
-        return renewed(scene, place, direction, denied.is_none(), is_error);
+    if let (true, Some(key), Some(place)) = (again, &key, &place) {
+        return renewed(scene, key, place, direction, denied.is_none(), is_error);
     }
     if let Some(reason) = denied {
         return reason;
     }
     let key = if is_error { None } else { key };
-    opened(scene, key.as_ref(), direction)
+    opened(scene, key.as_ref(), place.as_ref(), direction)
 }
 
 /// Key of the flow that an ICMP error is about: one that this pod's packets belong to, for an error
@@ -334,6 +383,7 @@ fn ask(scene: &mut Scene, skb: &Skb, question: &Asked) -> Option<Reason> {
 #[inline(always)]
 fn renewed(
     scene: &mut Scene,
+    key: &FlowKey,
     place: &flow::Place,
     direction: Direction,
     is_allowed: bool,
@@ -347,12 +397,12 @@ fn renewed(
     let rule = is_allowed.then_some(scene.rule);
     match track::judged_again(&place.flow, packet, direction, *generation, *clock, rule) {
         Known::Passes(next) => {
-            place.set(&next);
+            place.set(key, &next, direction);
             scene.may_return = goes_out_to_return(&next);
             Reason::Established
         }
         Known::Revoked(next) => {
-            place.set(&next);
+            place.set(key, &next, direction);
             Reason::Revoked
         }
         // Never the outcome of a judgement.
@@ -368,27 +418,32 @@ const fn goes_out_to_return(flow: &Flow) -> bool {
 
 /// A packet of the pod's own that came back opens a flow that nothing takes back.
 #[inline(always)]
-fn returned(scene: &mut Scene, key: Option<&FlowKey>) -> Reason {
+fn returned(scene: &mut Scene, key: Option<&FlowKey>, place: Option<&flow::Place>) -> Reason {
     const DIRECTION: Direction = Direction::Ingress;
     scene.rule = RULE_SELF;
     if let Some(key) = key
         && let Some(flow) = open(scene, DIRECTION, RULE_SELF, Flow::FLAG_SELF)
     {
         // Without the entry each packet shows anew whose it is, and the answers are judged by policy.
-        flow::insert(key, &flow);
+        flow::insert(key, &flow, place);
     }
     Reason::OwnAddress
 }
 
 /// A packet that policy lets pass opens its flow.
 #[inline(always)]
-fn opened(scene: &mut Scene, key: Option<&FlowKey>, direction: Direction) -> Reason {
+fn opened(
+    scene: &mut Scene,
+    key: Option<&FlowKey>,
+    place: Option<&flow::Place>,
+    direction: Direction,
+) -> Reason {
     let is_governed = scene.governs(direction);
     scene.may_return = matches!(direction, Direction::Egress) && hairpin::can_return(scene);
     let flags = if scene.may_return { Flow::FLAG_SELF } else { 0 };
     if let Some(key) = key
         && let Some(flow) = open(scene, direction, scene.rule, flags)
-        && !flow::insert(key, &flow)
+        && !flow::insert(key, &flow, place)
         && is_governed
     {
         return Reason::FlowTableFull;

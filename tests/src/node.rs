@@ -3,7 +3,7 @@
 //! Nothing is made in the machine's own namespace. Everything is removed when the [`Node`] is dropped.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +21,9 @@ pub const NODE: &str = "node-1";
 
 /// Address of the node on every link to a pod.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// Its link-local address there.
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xff);
 
 /// Where the agent serves metrics, in the node's namespace.
 pub const METRICS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9102);
@@ -116,6 +119,20 @@ impl Node {
         ip(&format!("-n {netns} route replace {GATEWAY} dev {inside}"));
         ip(&format!("-n {netns} route replace default via {GATEWAY} src {address}"));
         ip(&format!("-n {node} route replace {address}/32 dev {host}"));
+    }
+
+    /// Gives a pod an IPv6 address too, behind its interface `host` on the node, which forwards.
+    pub fn add_ipv6(&self, pod: &str, host: &str, address: Ipv6Addr) {
+        self.exec("node", "sysctl -qw net.ipv6.conf.all.forwarding=1");
+        self.exec("node", &format!("ip addr add {GATEWAY6}/64 dev {host} nodad"));
+        self.exec("node", &format!("ip route replace {address}/128 dev {host}"));
+        self.exec(pod, &format!("ip addr add {address}/128 dev eth0 nodad"));
+        self.exec(pod, &format!("ip route replace default via {GATEWAY6} dev eth0"));
+    }
+
+    /// Runs a command in the namespace of a pod, or of the node itself (`node`).
+    pub fn exec(&self, pod: &str, command: &str) {
+        ip(&format!("netns exec {} {command}", self.netns(pod)));
     }
 
     /// Removes a pod's interface and makes it again, with the same index and names.
@@ -347,6 +364,12 @@ spec: {{nodeName: {NODE}, containers: [{{name: c, image: i}}]}}
 status: {{podIP: {address}, podIPs: [{{ip: {address}}}]}}
 "
     )
+}
+
+/// A pod's manifest with an address of either family.
+pub fn dual_stack_pod(name: &str, v4: Ipv4Addr, v6: Ipv6Addr, labels: &str) -> String {
+    let one = format!("podIPs: [{{ip: {v4}}}]");
+    pod(name, v4, labels).replace(&one, &format!("podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]"))
 }
 
 /// A policy that lets the pods `app: client` reach those with `app: server`, on one TCP and UDP port.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use aya::maps::{PerCpuArray, PerCpuValues};
 use sluice::datapath::counters::Snapshot;
 use sluice::datapath::run::{Action, ELSEWHERE, LOOPBACK};
 use sluice::datapath::{Datapath, LoadOptions};
 use sluice_common::abi::{
-    Decision, DecisionKey, Direction, Endpoint, EndpointFlags, Event, RuleId, SetId, UNCLASSIFIED,
-    Verdict, Versioned,
+    Decision, DecisionKey, Direction, Endpoint, EndpointFlags, Event, Flow, FlowKey, RuleId, SetId,
+    UNCLASSIFIED, Verdict, Versioned,
 };
 use sluice_common::reason::Reason;
 use sluice_policy::diff::Op;
@@ -141,6 +142,42 @@ impl Scene {
     fn flip(&mut self) {
         self.generation += 1;
         self.apply(&[Op::Flip(self.generation)]);
+    }
+
+    /// Takes what was counted and recorded so far as known.
+    ///
+    /// # Panics
+    /// If the counters cannot be read.
+    pub fn passed_by(&mut self) {
+        self.before = self.datapath.maps().snapshot(SLOT).unwrap();
+        while self.event().is_some() {}
+    }
+
+    /// A flow has been silent for some seconds more, and no CPU remembers that it has seen it.
+    ///
+    /// # Panics
+    /// If the flow is not there.
+    pub fn age(&mut self, key: &FlowKey, seconds: u64) {
+        /// Above any tick rate of Linux, so that the flow is at least that old.
+        const TICKS_MAX: u64 = 1000;
+        let maps = self.datapath.maps();
+        let flow = maps.flow(key).unwrap().expect("the flow is there");
+        let last_seen = flow.last_seen.saturating_sub(seconds * TICKS_MAX);
+        maps.set_flow(key, &Flow { last_seen, ..flow }).unwrap();
+        self.forget_recent();
+    }
+
+    /// Empties the cache of flows that were looked up lately.
+    fn forget_recent(&mut self) {
+        /// Bytes of an element.
+        type Element = [u64; 6];
+        let map = self.datapath.object().map_mut("recent").expect("the object has the cache");
+        let mut recent = PerCpuArray::<_, Element>::try_from(map).expect("per CPU");
+        let cpus = aya::util::nr_cpus().expect("CPUs").get();
+        for index in 0..recent.len() {
+            let empty = PerCpuValues::try_from(vec![Element::default(); cpus as usize]);
+            recent.set(index, empty.expect("as many values as CPUs"), 0).expect("emptied");
+        }
     }
 
     /// Runs a packet that came from elsewhere, and says what it was counted as: packets and bytes.

@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Endpoint,
-    Event, EventBudget, Flow, FlowKey, Hairpin, HairpinKey, HairpinNote, HairpinNoteKey,
+    Event, EventBudget, Flow, FlowKey, Fragment, Hairpin, HairpinKey, HairpinNote, HairpinNoteKey,
     HairpinWay, PeerClass, Versioned, VipKey,
 };
 
@@ -42,6 +42,18 @@ fn rust_layouts() -> BTreeMap<String, Layout> {
         layout!(Endpoint { sets, epoch, flags, v4, v6 }),
         layout!(EventBudget { second, used }),
         layout!(Flow { last_seen, generation, state, rule, initiator, flags, reserved }),
+        layout!(Fragment {
+            begun,
+            source,
+            destination,
+            id,
+            epoch,
+            source_port_be,
+            destination_port_be,
+            protocol,
+            icmp,
+            end
+        }),
         layout!(FlowKey { remote, epoch, local_port_be, remote_port_be, protocol }),
         layout!(Event {
             time_ns,

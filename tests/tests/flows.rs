@@ -3,8 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use sluice::datapath::run::ELSEWHERE;
 use sluice::engine::packet::{self, echo, sctp, tcp, udp};
-use sluice_common::abi::{Direction, Flow, FlowKey, FlowState};
+use sluice_common::abi::{Direction, FlowKey, FlowState, capacity};
 use sluice_common::parse::{protocol, sctp_chunk, tcp_flag};
 use sluice_common::reason::Reason;
 use sluice_tests::packet::{V4, V6, fragment, options};
@@ -67,18 +68,14 @@ fn open(scene: &mut Scene) {
 
 fn state(scene: &mut Scene) -> FlowState {
     let flow = scene.datapath.maps().flow(&tcp_key()).unwrap().expect("the flow is there");
-    [FlowState::Opening, FlowState::Established, FlowState::Closing, FlowState::Revoked]
-        [flow.state as usize]
-}
-
-/// The flow has been silent for some seconds more.
-fn age(scene: &mut Scene, key: &FlowKey, seconds: u64) {
-    /// Above any tick rate of Linux, so that the flow is at least that old.
-    const TICKS_MAX: u64 = 1000;
-    let maps = scene.datapath.maps();
-    let flow = maps.flow(key).unwrap().expect("the flow is there");
-    let last_seen = flow.last_seen.saturating_sub(seconds * TICKS_MAX);
-    maps.set_flow(key, &Flow { last_seen, ..flow }).unwrap();
+    let states = [
+        FlowState::Opening,
+        FlowState::Answered,
+        FlowState::Established,
+        FlowState::Closing,
+        FlowState::Revoked,
+    ];
+    *states.iter().find(|state| **state as u32 == flow.state).expect("a state")
 }
 
 #[test]
@@ -192,6 +189,8 @@ fn connections_open_close_and_open_again_as_tcp_does() {
     scene.passes(Egress, &out(SYN), Reason::Established);
     scene.passes(Ingress, &back(SYN), Reason::Established);
     scene.passes(Ingress, &back(SYN | ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Answered);
+    scene.passes(Egress, &out(ACK), Reason::Established);
     assert_eq!(state(&mut scene), FlowState::Established);
     // Later, a SYN from the other side would be a connection of its own.
     scene.drops(Ingress, &back(SYN), Reason::DefaultDeny);
@@ -208,6 +207,7 @@ fn connections_open_close_and_open_again_as_tcp_does() {
     assert_eq!(state(&mut scene), FlowState::Closing);
     scene.passes(Egress, &out(SYN), Reason::Allowed);
     scene.passes(Ingress, &back(SYN | ACK), Reason::Established);
+    scene.passes(Egress, &out(ACK), Reason::Established);
     assert_eq!(state(&mut scene), FlowState::Established);
 }
 
@@ -236,16 +236,16 @@ fn silent_flows_are_forgotten() {
     let answer = frame(Ingress, protocol::UDP, &udp(SERVER, CLIENT, &[]));
     let udp_key = FlowKey { protocol: u32::from(protocol::UDP), ..tcp_key() };
     scene.passes(Egress, &query, Reason::Allowed);
-    age(&mut scene, &udp_key, 31);
+    scene.age(&udp_key, 31);
     scene.drops(Ingress, &answer, Reason::DefaultDeny);
     scene.passes(Egress, &query, Reason::Allowed);
     scene.passes(Ingress, &answer, Reason::Established);
     scene.passes(Ingress, &answer, Reason::Established);
-    age(&mut scene, &udp_key, 181);
+    scene.age(&udp_key, 181);
     scene.drops(Ingress, &answer, Reason::DefaultDeny);
 
     scene.passes(Egress, &out(SYN), Reason::Allowed);
-    age(&mut scene, &tcp_key(), 61);
+    scene.age(&tcp_key(), 61);
     scene.drops(Ingress, &back(SYN | ACK), Reason::DefaultDeny);
 }
 
@@ -298,13 +298,15 @@ fn own_host_passes_and_is_answered() {
     let later = V4 { fragment: 100, ..V4::new(PEER, POD, protocol::TCP, vec![0; 64]) };
     scene.passes_from(Ingress, &later.frame(), Reason::Host, HOST);
     // Pieces of IPv6 packets may be anyone's: the node has cut them. Even if it is one piece.
-    let syn6 = |port| V6::new(PEER6, POD6, protocol::TCP, tcp(port, SERVER, SYN));
+    // With four bytes of data, since a first piece has a multiple of eight.
+    let data = |port| [tcp(port, SERVER, SYN), vec![0; 4]].concat();
+    let syn6 = |port| V6::new(PEER6, POD6, protocol::TCP, data(port));
     scene.passes_from(Ingress, &syn6(CLIENT).frame(), Reason::Host, HOST);
     let syn6 = syn6(CLIENT + 1);
     let piece = |offset, more| syn6.clone().with(fragment(offset, more)).frame();
     for (frame, reason) in [
         (piece(0, false), Reason::DefaultDeny),
-        (piece(0, true), Reason::Fragment),
+        (piece(0, true), Reason::DefaultDeny),
         (piece(1024, false), Reason::Fragment),
         ((0..9).fold(syn6.clone(), |v6, _| v6.with(options(60, 0))).frame(), Reason::HeaderChain),
     ] {
@@ -379,7 +381,7 @@ fn a_forged_own_address_is_judged_by_policy() {
     scene.drops(Ingress, &out(SYN), Reason::DefaultDeny);
     // And it does not last.
     scene.passes(Ingress, &from(CLIENT, SERVER, SYN), Reason::OwnAddress);
-    age(&mut scene, &FlowKey { remote: IpAddr::from(POD).into(), ..tcp_key() }, 61);
+    scene.age(&FlowKey { remote: IpAddr::from(POD).into(), ..tcp_key() }, 61);
     scene.drops(Ingress, &from(CLIENT, SERVER, SYN), Reason::DefaultDeny);
 }
 
@@ -434,4 +436,36 @@ fn a_set_without_entries_is_closed() {
     scene.govern([9, 9]);
     let syn = frame(Ingress, protocol::TCP, &tcp(1, SERVER, SYN));
     scene.drops(Ingress, &syn, Reason::Closed);
+}
+
+/// Whoever sends first packets only, more of them than the tables hold, answered or not, ends no flow
+/// that stands, and keeps nobody from opening another.
+#[test]
+fn a_flood_of_first_packets_ends_no_flow_that_stands() {
+    /// More than either table holds.
+    const FLOOD: u32 = 300_000;
+    const _: () = assert!(FLOOD > capacity::FLOWS && FLOOD > capacity::OPENINGS);
+    let mut scene = client();
+    open(&mut scene);
+    scene.allow(Ingress, protocol::TCP, SERVER);
+    for number in 0..FLOOD {
+        let from = IpAddr::from(Ipv4Addr::from(0x0b00_0000 + number));
+        let syn = packet::frame(from, POD.into(), protocol::TCP, &tcp(1, SERVER, SYN));
+        scene.datapath.run(Ingress, &syn, ELSEWHERE).expect("it runs");
+        if number % 4 == 0 {
+            let answer = tcp(SERVER, 1, SYN | ACK);
+            let answer = packet::frame(POD.into(), from, protocol::TCP, &answer);
+            scene.datapath.run(Egress, &answer, ELSEWHERE).expect("it runs");
+        }
+    }
+    let flows = scene.datapath.maps().flows().expect("readable").len();
+    assert!(flows as u32 <= capacity::OPENINGS + 1, "{flows} flows");
+    // Asked of the table, not of a CPU that remembers it; and the peer may not open it.
+    scene.age(&tcp_key(), 0);
+    scene.passed_by();
+    scene.passes(Ingress, &back(ACK), Reason::Established);
+    let other = |flags| frame(Egress, protocol::TCP, &tcp(CLIENT + 1, SERVER, flags));
+    scene.passes(Egress, &other(SYN), Reason::Allowed);
+    let answer = frame(Ingress, protocol::TCP, &tcp(SERVER, CLIENT + 1, SYN | ACK));
+    scene.passes(Ingress, &answer, Reason::Established);
 }

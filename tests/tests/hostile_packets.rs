@@ -111,39 +111,6 @@ fn ipv6_chains_that_cannot_be_walked() {
 }
 
 #[test]
-fn fragments_are_dropped_and_tiny_or_overlapping_ones_named() {
-    let mut scene = scene();
-    const MORE: u16 = 0x2000;
-    let whole = syn(OPEN);
-    let first = |payload: &[u8]| V4 { fragment: MORE, ..v4(payload.to_vec()) }.frame();
-    let later = |offset| V4 { fragment: offset, ..v4(vec![0; 64]) }.frame();
-    scene.drops(Ingress, &first(&whole), Reason::Fragment);
-    scene.drops(Ingress, &first(&whole[..8]), Reason::TinyFragment);
-    scene.drops(Ingress, &first(&whole[..16]), Reason::TinyFragment);
-    // Offsets in units of eight bytes: 1 and 2 lie over a TCP header of 20 bytes.
-    scene.drops(Ingress, &later(1), Reason::TinyFragment);
-    scene.drops(Ingress, &later(2), Reason::TinyFragment);
-    scene.drops(Ingress, &later(3), Reason::Fragment);
-    scene.drops(Ingress, &later(MORE | 100), Reason::Fragment);
-    // A UDP header is whole in the first eight bytes, and its length speaks of all fragments.
-    let mut datagram = udp(1, 53, &[0; 1000]);
-    datagram.truncate(64);
-    let udp = V4 { fragment: MORE, protocol: protocol::UDP, ..v4(datagram) };
-    scene.drops(Ingress, &udp.frame(), Reason::Fragment);
-
-    let first6 = |payload: &[u8]| v6(payload.to_vec()).with(fragment(0, true)).frame();
-    let later6 = |offset| v6(vec![0; 64]).with(fragment(offset, false)).frame();
-    scene.drops(Ingress, &first6(&whole), Reason::Fragment);
-    scene.drops(Ingress, &first6(&whole[..8]), Reason::TinyFragment);
-    scene.drops(Ingress, &later6(8), Reason::TinyFragment);
-    scene.drops(Ingress, &later6(1024), Reason::Fragment);
-    // The whole chain must be in the first fragment (RFC 7112).
-    let hidden = v6(vec![6, 0]).with(fragment(0, true));
-    let hidden = V6 { protocol: DESTINATION, ..hidden };
-    scene.drops(Ingress, &hidden.frame(), Reason::TinyFragment);
-}
-
-#[test]
 fn truncated_headers() {
     let mut scene = scene();
     let frame = v4(syn(OPEN)).frame();

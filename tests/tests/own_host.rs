@@ -3,7 +3,6 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd as _;
-use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::socket::{
@@ -11,7 +10,7 @@ use nix::sys::socket::{
 };
 use sluice::engine::packet::udp;
 use sluice_common::parse::protocol;
-use sluice_tests::node::{Node, allow_clients, pod};
+use sluice_tests::node::{Node, allow_clients, dual_stack_pod};
 use sluice_tests::packet::{V6, fragment};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
@@ -19,32 +18,11 @@ const SENDER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const SENDER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 1);
 const SERVER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 2);
-const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xff);
 /// Not allowed to anyone.
 const SHUT: u16 = 81;
 /// Bytes of a datagram, and how much of it its first piece carries (with its header).
 const DATA: usize = 2400;
 const FIRST: usize = 1000;
-
-fn run(netns: &str, command: &str) {
-    let mut words = command.split_whitespace();
-    let program = words.next().expect("a program");
-    let output = Command::new("ip")
-        .args(["netns", "exec", netns, program])
-        .args(words)
-        .output()
-        .expect("run");
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Gives a pod an IPv6 address behind its interface `host` on the node.
-fn add_ipv6(node: &Node, name: &str, host: &str, address: Ipv6Addr) {
-    let (own, pod) = (node.netns("node"), node.netns(name));
-    run(&own, &format!("ip addr add {GATEWAY6}/64 dev {host} nodad"));
-    run(&own, &format!("ip route replace {address}/128 dev {host}"));
-    run(&pod, &format!("ip addr add {address}/128 dev eth0 nodad"));
-    run(&pod, &format!("ip route replace default via {GATEWAY6} dev eth0"));
-}
 
 /// A datagram in two pieces: only the first has an options header, so that the whole has no room for
 /// the second as it is.
@@ -96,13 +74,15 @@ fn what_the_node_cuts_again_is_not_its_own() {
     let mut node = Node::new(BINARY);
     let sender = node.add_pod("sender", SENDER);
     let server = node.add_pod("server", SERVER);
-    add_ipv6(&node, "sender", &sender, SENDER6);
-    add_ipv6(&node, "server", &server, SERVER6);
-    let own = node.netns("node");
-    run(&own, "sysctl -qw net.ipv6.conf.all.forwarding=1");
-    run(&own, "nft add table inet track");
-    run(&own, "nft add chain inet track forwarded { type filter hook forward priority 0 ; }");
-    run(&own, "nft add rule inet track forwarded ct state established accept");
+    node.add_ipv6("sender", &sender, SENDER6);
+    node.add_ipv6("server", &server, SERVER6);
+    for command in [
+        "add table inet track",
+        "add chain inet track forwarded { type filter hook forward priority 0 ; }",
+        "add rule inet track forwarded ct state established accept",
+    ] {
+        node.exec("node", &format!("nft {command}"));
+    }
 
     let receiver =
         node.inside("server", || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, SHUT))).expect("bound");
@@ -113,12 +93,11 @@ fn what_the_node_cuts_again_is_not_its_own() {
     };
     assert!(comes_through(), "the node forwards it while there is no policy");
 
-    let manifest = |name, v4: Ipv4Addr, v6, labels| {
-        let one = format!("podIPs: [{{ip: {v4}}}]");
-        pod(name, v4, labels).replace(&one, &format!("podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]"))
-    };
-    node.write("sender.yaml", &manifest("sender", SENDER, SENDER6, "{app: other}"));
-    node.write("server.yaml", &manifest("server", SERVER, SERVER6, "{app: server}"));
+    for (name, v4, v6, labels) in
+        [("sender", SENDER, SENDER6, "{app: other}"), ("server", SERVER, SERVER6, "{app: server}")]
+    {
+        node.write(&format!("{name}.yaml"), &dual_stack_pod(name, v4, v6, labels));
+    }
     node.write("policy.yaml", &allow_clients(80));
     let _agent = node.start_agent();
     assert!(!comes_through(), "what policy forbids was let through in pieces");

@@ -13,7 +13,7 @@ use crate::PROGRAMS;
 
 /// The tables, which are also the names of their pins. The rest of the object's maps (the trace's
 /// ring, read-only data) belong to one load and are never pinned.
-pub const TABLES: [&str; 15] = [
+pub const TABLES: [&str; 17] = [
     "control",
     "endpoint_slots",
     "endpoint_slots_high",
@@ -25,6 +25,8 @@ pub const TABLES: [&str; 15] = [
     "cidrs",
     "decisions",
     "flows",
+    "openings",
+    "fragments",
     "counters",
     "rule_hits",
     "events",

@@ -69,6 +69,8 @@ pub struct KernelMaps {
     decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
     flows: HashMap<MapData, FlowKey, Flow>,
     all_flows: HashReader<FlowKey, Flow>,
+    openings: HashMap<MapData, FlowKey, Flow>,
+    all_openings: HashReader<FlowKey, Flow>,
     counters: PerCpuArray<MapData, Counter>,
     pub(super) all_counters: ArrayReader<Counter>,
     rule_hits: PerCpuArray<MapData, Counter>,
@@ -115,6 +117,7 @@ impl KernelMaps {
         let vips = table("vips")?;
         let hairpins = table("hairpins")?;
         let flows = table("flows")?;
+        let openings = table("openings")?;
         let counters = table("counters")?;
         let rule_hits = table("rule_hits")?;
         Ok(Self {
@@ -134,6 +137,8 @@ impl KernelMaps {
             decisions: typed("decisions", table("decisions")?)?,
             all_flows: HashReader::new("flows", &flows)?,
             flows: typed("flows", flows)?,
+            all_openings: HashReader::new("openings", &openings)?,
+            openings: typed("openings", openings)?,
             all_counters: ArrayReader::per_cpu("counters", &counters)?,
             counters: typed("counters", counters)?,
             all_rule_hits: ArrayReader::per_cpu("rule_hits", &rule_hits)?,
@@ -316,7 +321,10 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, MapFault> {
-        present(self.flows.get(key, 0)).map_err(access("flows"))
+        match present(self.flows.get(key, 0)).map_err(access("flows"))? {
+            Some(flow) => Ok(Some(flow)),
+            None => present(self.openings.get(key, 0)).map_err(access("openings")),
+        }
     }
 
     /// All flows. The programs go on adding and replacing meanwhile; those that stay are there.
@@ -324,7 +332,9 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, MapFault> {
-        self.all_flows.read()
+        let mut flows = self.all_flows.read()?;
+        flows.extend(self.all_openings.read()?);
+        Ok(flows)
     }
 
     /// Writes a flow: one that was learned from a socket, or an aged one in a test.
@@ -332,6 +342,9 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn set_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), MapFault> {
+        if present(self.openings.get(key, 0)).map_err(access("openings"))?.is_some() {
+            return self.openings.insert(key, flow, 0).map_err(access("openings"));
+        }
         self.flows.insert(key, flow, 0).map_err(access("flows"))
     }
 
@@ -340,6 +353,7 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), MapFault> {
+        removed("openings", self.openings.remove(key))?;
         removed("flows", self.flows.remove(key))
     }
 

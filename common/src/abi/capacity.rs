@@ -16,5 +16,7 @@ pub const HAIRPIN_NOTES: u32 = 4_096;
 pub const DECISIONS: u32 = 262_144;
 /// Entries of `flows`.
 pub const FLOWS: u32 = 262_144;
+/// Entries of `openings`.
+pub const OPENINGS: u32 = 131_072;
 /// Bytes of `events`: about 3,000 records. A power of two and a multiple of the page size.
 pub const EVENT_BYTES: u32 = 262_144;

@@ -1,8 +1,10 @@
-//! Table `flows`: tracked connections, conversations and echo exchanges.
+//! Tables `flows` and `openings`: tracked connections, conversations and echo exchanges.
 
 use super::{Address, RuleId};
 
-/// Key of `flows` (LRU hash). Written by the programs, read by the agent. When it is full, the least
+/// Key of `flows` and `openings` (LRU hashes). Written by the programs, read by the agent. A flow is in
+/// `openings` until both ends have shown that they want it, then in `flows`: so whoever only sends first
+/// packets, as many as he likes, takes nobody's place in `flows`. When one of them is full, its least
 /// recently used flow goes; the next packet of that flow is judged by policy again.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -29,21 +31,24 @@ pub enum FlowState {
     /// First packet seen from the initiator, nothing from the other side.
     #[default]
     Opening = 0,
-    /// Packets seen from both sides.
+    /// Both sides have answered each other; or a connection that was open before it was first seen.
     Established = 1,
     /// TCP: both sides have closed, or the flow was reset. SCTP: it is being shut down.
     Closing = 2,
     /// Policy took the flow back; its packets are dropped from either side until it has been silent
     /// for its lifetime, so that a retransmission cannot open it again from the other side.
     Revoked = 3,
+    /// The other side has answered the initiator, who has not answered that.
+    Answered = 4,
 }
 
-/// Value of `flows`.
+/// Value of `flows` and `openings`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// Jiffies (truncated to 64 bits of the kernel's counter) of the last packet, to a second's
-    /// precision: established packets do not write it more often.
+    /// Jiffies (truncated to 64 bits of the kernel's counter) of the last packet, to two seconds'
+    /// precision: a CPU asks the table once a second for a flow that it knows, and no packet writes it
+    /// more often than that.
     pub last_seen: u64,
     /// [`super::Control::generation`] at which the flow was last judged. Beside `state`, so that the
     /// two are written as one 8-byte word: a verdict never stands beside another's generation.

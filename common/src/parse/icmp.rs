@@ -1,6 +1,6 @@
 //! ICMP (RFC 792), ICMPv6 (RFC 4443), and the packets that their errors quote.
 
-use super::{Bytes, Packet, Transport, header, protocol, transport};
+use super::{Bytes, Packet, Transport, header, protocol, transport as ports};
 use crate::abi::Address;
 use crate::reason::Reason;
 
@@ -42,18 +42,28 @@ pub(super) fn parse<B: Bytes + ?Sized>(
 
 #[inline(always)]
 fn set_transport(packet: &mut Packet, words: [u32; 2], quote: u32) {
-    let message_type = u32::from(packet.icmp >> 8);
     let identifier_be = ((u32::from_be(words[1]) >> 16) as u16).to_be();
-    let is_ipv6 = packet.protocol == protocol::ICMPV6;
-    packet.transport = match (is_ipv6, message_type) {
-        (false, message::ECHO_REQUEST) | (true, message::V6_ECHO_REQUEST) => {
+    packet.transport = match transport(packet.protocol, packet.icmp) {
+        Transport::EchoRequest => {
             packet.source_port_be = identifier_be;
             Transport::EchoRequest
         }
-        (false, message::ECHO_REPLY) | (true, message::V6_ECHO_REPLY) => {
+        Transport::EchoReply => {
             packet.destination_port_be = identifier_be;
             Transport::EchoReply
         }
+        Transport::Error { .. } => Transport::Error { quote },
+        Transport::Neighbour { .. } => Transport::Neighbour { message: quote - LENGTH },
+        other => other,
+    };
+}
+
+/// What a message is by its protocol and `type << 8 | code`. Where it or its quote begins is not said.
+#[inline(always)]
+pub const fn transport(protocol: u8, icmp: u16) -> Transport {
+    match (protocol == protocol::ICMPV6, (icmp >> 8) as u32) {
+        (false, message::ECHO_REQUEST) | (true, message::V6_ECHO_REQUEST) => Transport::EchoRequest,
+        (false, message::ECHO_REPLY) | (true, message::V6_ECHO_REPLY) => Transport::EchoReply,
         (
             false,
             message::DESTINATION_UNREACHABLE
@@ -61,12 +71,12 @@ fn set_transport(packet: &mut Packet, words: [u32; 2], quote: u32) {
             | message::TIME_EXCEEDED
             | message::PARAMETER_PROBLEM,
         )
-        | (true, message::V6_ERROR_FIRST..=message::V6_ERROR_LAST) => Transport::Error { quote },
+        | (true, message::V6_ERROR_FIRST..=message::V6_ERROR_LAST) => Transport::Error { quote: 0 },
         (true, message::NEIGHBOUR_SOLICITATION | message::NEIGHBOUR_ADVERTISEMENT) => {
-            Transport::Neighbour { message: quote - LENGTH }
+            Transport::Neighbour { message: 0 }
         }
         _ => Transport::OtherIcmp,
-    };
+    }
 }
 
 /// The packet that an ICMP error quotes, as far as it tells its flow: addresses, protocol and ports.
@@ -113,6 +123,6 @@ pub fn quoted<B: Bytes + ?Sized>(bytes: &B, error: &Packet) -> Option<Packet> {
         }
         _ => return None,
     }
-    transport::set_ports(&mut inner, words[0]);
+    ports::set_ports(&mut inner, words[0]);
     Some(inner)
 }

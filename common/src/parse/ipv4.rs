@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791).
 
-use super::{Bytes, Packet, first_fragment, header, later_fragment, transport};
+use super::{Bytes, Packet, Piece, first_fragment, header, later_fragment, transport};
 use crate::abi::Address;
 use crate::reason::Reason;
 
@@ -40,12 +40,16 @@ pub(super) fn parse<B: Bytes + ?Sized>(
 
     let fragment = u32::from_be(words[1]) & (MORE_FRAGMENTS | FRAGMENT_OFFSET);
     let position = (fragment & FRAGMENT_OFFSET) * 8;
+    if fragment != 0 {
+        let (id, more) = (u32::from_be(words[1]) >> 16, fragment & MORE_FRAGMENTS != 0);
+        packet.piece = Piece::new(id, position, end - start - header_length, more)?;
+    }
     if position != 0 {
-        return Err(later_fragment(packet.protocol, position));
+        return later_fragment(packet.protocol, position);
     }
     let read =
         transport::parse(bytes, bytes.blur(start + header_length), bytes.blur(end), false, packet);
-    if fragment != 0 { Err(first_fragment(&read)) } else { read }
+    if fragment != 0 { first_fragment(read) } else { read }
 }
 
 /// The packet's length. A merged packet above 64 KiB cannot say its length and says 0; it ends where

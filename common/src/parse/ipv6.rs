@@ -1,6 +1,6 @@
 //! IPv6 (RFC 8200) and its extension headers.
 
-use super::{Bytes, Packet, first_fragment, header, later_fragment, transport};
+use super::{Bytes, Packet, Piece, first_fragment, header, later_fragment, transport};
 use crate::abi::Address;
 use crate::reason::Reason;
 
@@ -76,7 +76,6 @@ fn walk<B: Bytes + ?Sized>(
     mut next: u8,
     packet: &mut Packet,
 ) -> Result<(), Reason> {
-    let mut fragmented = 0;
     let mut walked = 0;
     let read = loop {
         // "Hop-by-hop options" may only come first (RFC 8200 section 4.1).
@@ -93,17 +92,32 @@ fn walk<B: Bytes + ?Sized>(
         };
         packet.has_fragment_header |= next == extension::FRAGMENT;
         if next == extension::FRAGMENT && step.fragment != 0 {
-            if step.fragment >> 3 != 0 {
-                packet.protocol = step.next;
-                return Err(later_fragment(step.next, step.fragment & !7));
+            if packet.piece.is_fragment {
+                return Err(Reason::UnknownExtension);
             }
-            fragmented = 1;
+            packet.piece = piece(bytes, offset, end, step.fragment)?;
+            if packet.piece.offset != 0 {
+                packet.protocol = step.next;
+                return later_fragment(step.next, step.fragment & !7);
+            }
         }
-        fragmented = bytes.blur(fragmented);
         offset = bytes.blur(offset + step.length);
         next = bytes.blur(u32::from(step.next)) as u8;
     };
-    if fragmented != 0 { Err(first_fragment(&read)) } else { read }
+    if packet.piece.is_fragment { first_fragment(read) } else { read }
+}
+
+/// What a fragment header says; `fragment` as in [`Step`].
+#[inline(always)]
+fn piece<B: Bytes + ?Sized>(
+    bytes: &B,
+    offset: u32,
+    end: u32,
+    fragment: u32,
+) -> Result<Piece, Reason> {
+    let words: [u32; 1] = header(bytes, offset + 4, 4, end)?;
+    let length = end - offset - EXTENSION_LENGTH_MIN;
+    Piece::new(u32::from_be(words[0]), fragment & !7, length, fragment & 1 != 0)
 }
 
 /// One extension header.

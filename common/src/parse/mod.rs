@@ -16,7 +16,7 @@ use crate::abi::Address;
 use crate::reason::Reason;
 
 pub use control::{claims_another_target, is_control, source_is_acceptable};
-pub use icmp::quoted;
+pub use icmp::{quoted, transport as icmp_transport};
 pub use transport::{sctp_chunk, tcp_flag};
 
 /// Where the bytes of a packet come from.
@@ -117,6 +117,9 @@ pub enum Transport {
 }
 
 /// What was read of a packet. Fields that were not reached keep their zeros.
+///
+/// All-zero memory is `Packet::default()`: the kernel program makes it that way, because writing the
+/// fields one by one ends in a loop over bytes there.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
@@ -142,6 +145,38 @@ pub struct Packet {
     pub icmp: u16,
     /// Where the transport header begins.
     pub transport_offset: u32,
+    /// Which piece of a packet it is.
+    pub piece: Piece,
+}
+
+/// Which piece of a fragmented packet a packet is; zeros for one that is whole.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// Identification of the packet, host order.
+    pub id: u32,
+    /// Where it begins in the packet's payload, in bytes.
+    pub offset: u16,
+    /// How many bytes of that payload it has.
+    pub length: u16,
+    /// It is a fragment.
+    pub is_fragment: bool,
+    /// There is more behind it.
+    pub more: bool,
+}
+
+impl Piece {
+    /// A fragment.
+    ///
+    /// # Errors
+    /// [`Reason::BadLength`] where no packet can have such a piece (RFC 791, RFC 8200 section 4.5).
+    #[inline(always)]
+    const fn new(id: u32, offset: u32, length: u32, more: bool) -> Result<Self, Reason> {
+        if length == 0 || offset + length > 0xffff || (more && !length.is_multiple_of(8)) {
+            return Err(Reason::BadLength);
+        }
+        Ok(Self { id, offset: offset as u16, length: length as u16, is_fragment: true, more })
+    }
 }
 
 impl Packet {
@@ -160,8 +195,10 @@ impl Packet {
 pub enum Frame {
     /// ARP (RFC 826): source and destination are the sender's and the target's protocol address.
     Arp,
-    /// An IPv4 or IPv6 packet, read up to and including its transport header.
+    /// An IPv4 or IPv6 packet, or its first fragment, read up to and including its transport header.
     Ip,
+    /// A later fragment: the transport header is in the first ([`crate::fragment`]).
+    Piece,
 }
 
 /// Ethernet types (IEEE 802 numbers).
@@ -205,12 +242,17 @@ pub fn parse<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<Frame,
     }
     let offset = bytes.blur(offset);
     match ethertype {
-        ethertype::IPV4 => ipv4::parse(bytes, offset, packet).map(|()| Frame::Ip),
-        ethertype::IPV6 => ipv6::parse(bytes, offset, packet).map(|()| Frame::Ip),
+        ethertype::IPV4 => ipv4::parse(bytes, offset, packet).map(|()| ip(packet)),
+        ethertype::IPV6 => ipv6::parse(bytes, offset, packet).map(|()| ip(packet)),
         ethertype::ARP => arp::parse(bytes, offset, packet).map(|()| Frame::Arp),
         _ if is_tag(ethertype) => Err(Reason::VlanDepth),
         _ => Err(Reason::UnknownEthertype),
     }
+}
+
+#[inline(always)]
+const fn ip(packet: &Packet) -> Frame {
+    if packet.piece.offset == 0 { Frame::Ip } else { Frame::Piece }
 }
 
 #[inline(always)]
@@ -232,20 +274,31 @@ fn header<B: Bytes + ?Sized, const N: usize>(
     bytes.words(offset).ok_or(Reason::Unreadable)
 }
 
-/// What a first fragment (offset zero, more to come) is called, given what reading it came to. The
-/// length fields of its transport header speak of the whole packet, so only a header that is cut
-/// short counts (RFC 1858 section 3, RFC 7112 section 5).
+/// What reading a first fragment (offset zero, more to come) came to: a transport header that is cut
+/// short is a matter of its own (RFC 1858 section 3, RFC 7112 section 5).
 #[inline(always)]
-const fn first_fragment(read: &Result<(), Reason>) -> Reason {
+const fn first_fragment(read: Result<(), Reason>) -> Result<(), Reason> {
     match read {
-        Err(Reason::Truncated) => Reason::TinyFragment,
-        _ => Reason::Fragment,
+        Err(Reason::Truncated) => Err(Reason::TinyFragment),
+        read => read,
     }
 }
 
-/// What a later fragment is called, which begins `position` bytes into the packet's payload: one that
-/// lies over the transport header could change what was judged (RFC 1858 section 4, RFC 3128).
+/// Refuses a later fragment, which begins `position` bytes into the packet's payload, that lies over
+/// the transport header: it could change what was judged (RFC 1858 section 4, RFC 3128).
 #[inline(always)]
-const fn later_fragment(protocol: u8, position: u32) -> Reason {
-    if position < transport::length_min(protocol) { Reason::TinyFragment } else { Reason::Fragment }
+const fn later_fragment(protocol: u8, position: u32) -> Result<(), Reason> {
+    if position < transport::length_min(protocol) { Err(Reason::TinyFragment) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Packet;
+
+    #[test]
+    fn zeroed_memory_is_the_default() {
+        // SAFETY: integers and a `bool`, for which zero is valid, and an enum with a value for zero.
+        let zeroed: Packet = unsafe { core::mem::zeroed() };
+        assert_eq!(zeroed, Packet::default());
+    }
 }

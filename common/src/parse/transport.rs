@@ -95,7 +95,8 @@ fn udp<B: Bytes + ?Sized>(
 ) -> Result<(), Reason> {
     let words: [u32; 2] = header(bytes, offset, UDP_LENGTH, end)?;
     let length = u32::from_be(words[1]) >> 16;
-    if length < UDP_LENGTH || offset + length > end {
+    // A first fragment does not hold the whole datagram.
+    if length < UDP_LENGTH || (offset + length > end && !packet.piece.more) {
         return Err(Reason::BadLength);
     }
     set_ports(packet, words[0]);

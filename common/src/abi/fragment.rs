@@ -1,0 +1,37 @@
+//! Table `fragments`: packets whose first fragment has passed.
+
+use super::Address;
+
+/// Elements of `fragments` per slot and direction; a power of two. A pod, or whoever sends to it, can
+/// take places of that pod's own packets only.
+pub const FRAGMENTS_PER_SLOT: u32 = 32;
+
+/// Value of `fragments`: array, index by slot, direction and a hash of the packet's identification
+/// ([`crate::fragment::index`]). Written by the programs only. A packet takes the place of another with
+/// the same hash, whose further fragments are then dropped.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragment {
+    /// Jiffies when its first fragment passed.
+    pub begun: u64,
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Identification, host order.
+    pub id: u32,
+    /// [`super::Endpoint::epoch`] of the pod; 0: no packet, or one whose last fragment has passed.
+    pub epoch: u32,
+    /// Source port, network order (see [`crate::parse::Packet::source_port_be`]).
+    pub source_port_be: u16,
+    /// Destination port, network order.
+    pub destination_port_be: u16,
+    /// IP protocol number, after all extension headers.
+    pub protocol: u32,
+    /// ICMP and ICMPv6: `type << 8 | code`. Else 0.
+    pub icmp: u32,
+    /// Bytes of the packet's payload up to where its next fragment may begin.
+    pub end: u32,
+}
+
+const _: () = assert!(size_of::<Fragment>() == 64);
