@@ -1,7 +1,5 @@
 //! Small random worlds in which things meet: few names, few labels, few addresses.
 
-#![allow(dead_code)] // Each test file uses its part.
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 

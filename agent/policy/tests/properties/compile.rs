@@ -1,7 +1,5 @@
 //! What must hold of compiling, whatever the world.
 
-mod common;
-
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -13,7 +11,7 @@ use sluice_policy::names::Names;
 use sluice_policy::oracle::judge;
 use sluice_policy::tables::{Prefix, Tables};
 
-use common::{batches, questions, shuffled, world};
+use crate::worlds::{batches, questions, shuffled, world};
 
 /// The compiler's tables with the numbers that a compilation from nothing would give. Fails where
 /// names and tables do not fit each other.

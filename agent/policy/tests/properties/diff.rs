@@ -1,7 +1,5 @@
 //! What must hold of every prefix of every diff, from whatever the kernel holds.
 
-mod common;
-
 use proptest::prelude::*;
 use sluice_common::abi::{Address, Decision, Endpoint, Versioned};
 use sluice_common::decide::decide;
@@ -12,7 +10,7 @@ use sluice_policy::model::{Change, LocalEndpoint, Pod, PodName, Question, World}
 use sluice_policy::names::Names;
 use sluice_policy::tables::Tables;
 
-use common::{batches, questions, world};
+use crate::worlds::{batches, questions, world};
 
 /// What a packet of a slot would meet: the endpoint, and the decision if it is governed.
 fn verdict(
