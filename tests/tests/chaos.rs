@@ -36,7 +36,7 @@ fn client_and_server() -> Node {
 fn change_something(node: &Node, round: u16) {
     let more = allow_clients(9000 + round % 100).replace("allow-clients", "allow-more");
     node.write("more.yaml", &more);
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         let address = std::net::Ipv4Addr::new(10, 9, 1, 1);
         node.write("passer-by.yaml", &pod("passer-by", address, "{app: client}"));
         let everything = "apiVersion: networking.k8s.io/v1
