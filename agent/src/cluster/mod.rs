@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use sluice_policy::model::{PodName, Protocol, World};
 
 pub use self::addresses::{AddressPlan, ClusterError};
+pub(crate) use self::services::resolve as resolve_service;
 pub use self::services::{Backend, Service, ServicePort};
 
 /// The node of pods that name none.

@@ -26,9 +26,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use sluice_policy::model::World;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::{Event, Refresh, Source};
+use super::{Event, PodTroubles, Refresh, Source};
 use crate::cluster::{AddressPlan, Cluster, ObjectKey};
 use crate::convert::Item;
 use crate::convert::networkpolicy::NetworkPolicy;
@@ -49,11 +49,13 @@ pub fn start(path: PathBuf) -> Source {
     let (sender, events) = mpsc::channel(QUEUE);
     let (refresh, refreshes) = mpsc::channel(QUEUE);
     let name = format!("dir:{}", path.display());
-    tokio::spawn(watch(Directory::new(path), sender, refreshes));
-    Source { name, events, refresh }
+    tokio::spawn(follow(Directory::new(path), sender, refreshes));
+    // Manifests have nobody to tell.
+    let troubles = watch::Sender::new(PodTroubles::new());
+    Source { name, events, refresh, troubles }
 }
 
-async fn watch(
+async fn follow(
     mut directory: Directory,
     events: mpsc::Sender<Event>,
     mut refreshes: mpsc::Receiver<Refresh>,

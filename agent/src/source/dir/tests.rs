@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use sluice_policy::model::{PodName, PolicyKind, PolicyName};
+use sluice_policy::model::{Change, PodName, PolicyKind, PolicyName};
 
 const POLICY: &str = "
 apiVersion: networking.k8s.io/v1
