@@ -1,5 +1,6 @@
 //! Integration tests.
 
+pub mod apiserver;
 pub mod case;
 pub mod lab;
 pub mod node;
