@@ -9,9 +9,12 @@ use aya_build::{Package, Toolchain};
 const EBPF_TOOLCHAIN: &str = "1.98.0";
 
 fn main() -> anyhow::Result<()> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf");
+    // Asked when the script runs: what was there when it was built may be another checkout, whose
+    // target directory was copied here.
+    let here = std::env::var("CARGO_MANIFEST_DIR").context("cargo sets CARGO_MANIFEST_DIR")?;
+    let root = &*format!("{here}/../ebpf");
     // aya-build watches the program's own folder only.
-    println!("cargo::rerun-if-changed={}", concat!(env!("CARGO_MANIFEST_DIR"), "/../common/src"));
+    println!("cargo::rerun-if-changed={here}/../common/src");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
     // SAFETY: a build script has one thread here. `-Z build-std` on a stable toolchain needs this; it
     // is seen by the child cargo only.

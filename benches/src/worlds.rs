@@ -49,7 +49,9 @@ pub fn with_one_peer_more(world: &World, kind: PeerKind, extra: Option<u32>) -> 
             if let Peers::Of(peers) = &mut rule.peers {
                 peers.push(match kind {
                     PeerKind::Blocks => Peer::Block(outside_block(extra)),
-                    PeerKind::Pods => Peer::Pods(labelled("remote", "peer", &extra.to_string())),
+                    PeerKind::Pods => {
+                        Peer::Pods(labelled("remote", "peer", &extra.to_string()).into())
+                    }
                 });
             }
         }
@@ -71,7 +73,7 @@ pub fn one_pod(peers: u32, kind: PeerKind) -> World {
                 pods: Selector::default(),
             };
             let subject = labelled("local", "pod", "0");
-            world.policies.insert(name, ingress_from(subject, vec![Peer::Pods(everyone)]));
+            world.policies.insert(name, ingress_from(subject, vec![Peer::Pods(everyone.into())]));
             world
         }
     }
@@ -117,10 +119,10 @@ pub fn cluster_pod(number: u32, is_relabelled: bool) -> (PodName, Pod) {
     let application = (number + u32::from(is_relabelled)) % 10;
     let name = format!("app-{}-5d9c7b{:04x}-{number:05x}", number % 10, number % 7919);
     let labels = Labels::from([
-        ("app.kubernetes.io/name".to_owned(), format!("app-{application}")),
-        ("app.kubernetes.io/part-of".to_owned(), namespace.clone()),
-        ("pod-template-hash".to_owned(), format!("5d9c7b{application:04x}")),
-        ("tier".to_owned(), if application < 3 { "front" } else { "back" }.to_owned()),
+        ("app.kubernetes.io/name", format!("app-{application}")),
+        ("app.kubernetes.io/part-of", namespace.clone()),
+        ("pod-template-hash", format!("5d9c7b{application:04x}")),
+        ("tier", if application < 3 { "front" } else { "back" }.to_owned()),
     ]);
     let v6 = (0xfd00_0010_0244_u128 << 80) | u128::from(number);
     let addresses =
@@ -154,9 +156,9 @@ pub fn overlapping(policies: u32, pods: u32) -> World {
             pods: Selector::default(),
         };
         let peers = vec![
-            Peer::Pods(labelled(&namespace, "pod", &policy.to_string())),
-            Peer::Pods(everyone_of(policy % namespaces)),
-            Peer::Pods(everyone_of((policy + 1) % namespaces)),
+            Peer::Pods(labelled(&namespace, "pod", &policy.to_string()).into()),
+            Peer::Pods(everyone_of(policy % namespaces).into()),
+            Peer::Pods(everyone_of((policy + 1) % namespaces).into()),
             Peer::Block(outside_block(policy)),
             Peer::Block(outside_block(policy + policies)),
         ];
@@ -186,8 +188,8 @@ fn team_policies(world: &mut World, namespace: &str) {
     };
     let policies = [
         ("default-deny", closed),
-        ("front-to-back", ingress_from(back, vec![Peer::Pods(front.clone())])),
-        ("monitoring", ingress_from(everyone, vec![Peer::Pods(monitoring)])),
+        ("front-to-back", ingress_from(back, vec![Peer::Pods(front.clone().into())])),
+        ("monitoring", ingress_from(everyone, vec![Peer::Pods(monitoring.into())])),
         ("outside", ingress_from(front, (0..8).map(|n| Peer::Block(outside_block(n))).collect())),
     ];
     for (name, policy) in policies {
@@ -200,10 +202,10 @@ fn peer_of(world: &mut World, kind: PeerKind, number: u32) -> Peer {
         PeerKind::Blocks => Peer::Block(outside_block(number)),
         PeerKind::Pods => {
             let name = PodName { namespace: "remote".to_owned(), name: format!("peer-{number}") };
-            let labels = Labels::from([("peer".to_owned(), number.to_string())]);
+            let labels = Labels::from([("peer", number.to_string())]);
             let addresses = vec![peer_address(kind, number)];
             world.pods.insert(name, Pod { labels, addresses, ..Pod::default() });
-            Peer::Pods(labelled("remote", "peer", &number.to_string()))
+            Peer::Pods(labelled("remote", "peer", &number.to_string()).into())
         }
     }
 }
@@ -215,10 +217,7 @@ fn outside_block(number: u32) -> Block {
 
 fn local_pod(world: &mut World, namespace: &str, number: u32) {
     let name = PodName { namespace: namespace.to_owned(), name: format!("pod-{number}") };
-    let labels = Labels::from([
-        ("pod".to_owned(), number.to_string()),
-        ("parity".to_owned(), (number % 2).to_string()),
-    ]);
+    let labels = Labels::from([("pod", number.to_string()), ("parity", (number % 2).to_string())]);
     let addresses = vec![local_address(number)];
     world.pods.insert(name.clone(), Pod { labels, addresses, ..Pod::default() });
     let endpoint = LocalEndpoint { slot: number + 1, epoch: number + 1, flags: 0 };
@@ -226,7 +225,7 @@ fn local_pod(world: &mut World, namespace: &str, number: u32) {
 }
 
 fn namespace(world: &mut World, name: &str) {
-    let label = ("kubernetes.io/metadata.name".to_owned(), name.to_owned());
+    let label = ("kubernetes.io/metadata.name", name);
     world.namespaces.insert(name.to_owned(), Labels::from([label]));
 }
 

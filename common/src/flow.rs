@@ -56,7 +56,10 @@ pub const fn lifetime_seconds(protocol: u32, state: u32) -> u32 {
 #[inline(always)]
 pub fn key(packet: &Packet, direction: Direction, epoch: u32) -> Option<FlowKey> {
     match packet.transport {
-        Transport::Unread | Transport::Error { .. } | Transport::OtherIcmp => return None,
+        Transport::Unread
+        | Transport::Error { .. }
+        | Transport::Neighbour { .. }
+        | Transport::OtherIcmp => return None,
         Transport::Tcp { .. }
         | Transport::Udp
         | Transport::Sctp { .. }

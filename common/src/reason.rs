@@ -70,13 +70,14 @@ reasons! {
     Revoked = 10, "revoked", Drop;
     /// The policy set has no decision (it did not fit the tables): closed.
     Closed = 11, "closed", Drop;
-    /// Its source address is not the pod's.
+    /// Its source address, or the address that it claims in ARP or neighbour discovery, is not the
+    /// pod's.
     SpoofedSource = 12, "spoofed-source", Drop;
     /// A header ends after the packet does.
     Truncated = 13, "truncated", Drop;
     /// A length field contradicts the packet or the header it stands in.
     BadLength = 14, "bad-length", Drop;
-    /// An Ethernet type that policy cannot judge.
+    /// An Ethernet type that policy cannot judge, or ARP for other addresses than IPv4 on Ethernet.
     UnknownEthertype = 15, "unknown-ethertype", Drop;
     /// More VLAN tags than can be read.
     VlanDepth = 16, "vlan-depth", Drop;

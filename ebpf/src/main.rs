@@ -84,8 +84,9 @@ mod programs {
         let slot = if interface < SLOTS_BY_INDEX {
             maps::ENDPOINT_SLOTS.get(interface)
         } else {
-            // SAFETY: entries are written and removed by the agent only, as a whole; the kernel keeps
-            // a removed one until this program has ended.
+            // SAFETY: written by the agent only, one aligned word. Memory of an element that was
+            // replaced or removed is used again by the next that is added, before which the agent lets
+            // a grace period pass (`KernelMaps::set_slot`): no program run that found it is left.
             unsafe { maps::ENDPOINT_SLOTS_HIGH.get(&interface) }
         };
         slot.copied().unwrap_or(SLOT_NONE)

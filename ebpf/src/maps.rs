@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use sluice_common::abi::{
     Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, ENDPOINT_MAX, Endpoint,
-    Event, EventBudget, Flow, FlowKey, RULE_MAX, SLOTS_BY_INDEX, Versioned, capacity,
+    Event, EventBudget, Flow, FlowKey, PeerClass, RULE_MAX, SLOTS_BY_INDEX, Versioned, capacity,
 };
 use sluice_common::reason::REASON_MAX;
 
@@ -37,11 +37,12 @@ pub(crate) static ENDPOINT_SLOTS_HIGH: HashMap<
 #[btf_map(name = "endpoints")]
 pub(crate) static ENDPOINTS: Array<Versioned<Endpoint>, { ENDPOINT_MAX as usize }> = Array::new();
 
-/// Address → class. Written by the agent, which closes the sets that would need what does not fit.
+/// Address → class. Written by the agent in place, which closes the sets that would need what does not
+/// fit.
 #[btf_map(name = "peers")]
 pub(crate) static PEERS: HashMap<
     Address,
-    Versioned<ClassId>,
+    PeerClass,
     { capacity::PEERS as usize },
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();

@@ -2,13 +2,14 @@
 //! packet is decided in one place, the verdict table in `main.rs`.
 
 use core::arch::asm;
+use core::mem::MaybeUninit;
 
 use sluice_common::abi::{
     Address, Direction, Endpoint, EndpointFlags, Flow, FlowKey, RULE_DEFAULT, RuleId, SET_NONE,
 };
 use sluice_common::flow::{self as track, Clock, Known};
 use sluice_common::parse::{
-    self, Frame, Packet, Transport, is_control, parse, source_is_acceptable,
+    self, Frame, Packet, Transport, claims_another_target, is_control, parse, source_is_acceptable,
 };
 use sluice_common::reason::Reason;
 
@@ -57,19 +58,20 @@ impl Scene {
         generation: u32,
         event_rate: u32,
     ) -> Option<&'static mut Self> {
-        let room = maps::SCRATCH.get_ptr_mut(0)?.cast::<Self>();
+        let room = maps::SCRATCH.get_ptr_mut(0)?.cast::<MaybeUninit<Self>>();
         // SAFETY: this CPU's element of the table has room for a `Scene` and its alignment (asserted
         // above). Programs at this hook do not interrupt each other on one CPU, so nobody else holds
-        // it. The table's memory is initialised and was only ever written here, so that it holds
-        // valid values; the packet's are made new before they are read.
-        let scene = unsafe { &mut *room };
-        scene.endpoint = *endpoint;
-        scene.clock = flow::clock();
-        scene.slot = slot;
-        scene.generation = generation;
-        scene.event_rate = event_rate;
-        scene.rule = RULE_DEFAULT;
-        clear(&mut scene.packet);
+        // it. What it held is not read: it is written as a whole.
+        let scene = unsafe { &mut *room }.write(Self {
+            endpoint: *endpoint,
+            clock: flow::clock(),
+            slot,
+            generation,
+            event_rate,
+            packet: Packet::default(),
+            read: Ok(Frame::Ip),
+            rule: RULE_DEFAULT,
+        });
         scene.read = parse(skb, &mut scene.packet);
         Some(reread(scene))
     }
@@ -77,19 +79,6 @@ impl Scene {
     #[inline(always)]
     fn governs(&self, direction: Direction) -> bool {
         self.endpoint.is_governed(direction)
-    }
-}
-
-/// Makes it `Packet::default()`, word by word: the compiler would call a `memset` that writes bytes.
-#[inline(always)]
-fn clear(packet: &mut Packet) {
-    const WORDS: usize = size_of::<Packet>() / size_of::<u32>();
-    const _: () = assert!(WORDS * size_of::<u32>() == size_of::<Packet>());
-    let words = (&raw mut *packet).cast::<u32>();
-    for index in 0..WORDS {
-        // SAFETY: within the packet (asserted above), whose alignment is a word's; zeros are a valid
-        // one (as its type says).
-        unsafe { words.wrapping_add(index).write_volatile(0) };
     }
 }
 
@@ -109,12 +98,13 @@ pub(crate) fn walk(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason
     if matches!(direction, Direction::Ingress) && skb.is_from_own_host() && is_of_one_piece(scene) {
         return from_own_host(scene);
     }
-    if scene.read == Ok(Frame::Arp) {
-        return Reason::Control;
-    }
-    let control = scene.read.is_ok() && is_control(&scene.packet, direction);
+    let control = match scene.read {
+        Ok(Frame::Arp) => true,
+        Ok(Frame::Ip) => is_control(skb, &scene.packet, &scene.endpoint, direction),
+        Err(_) => false,
+    };
     if matches!(direction, Direction::Egress)
-        && let Some(reason) = wrong_source(scene, control)
+        && let Some(reason) = wrong_source(scene, skb, control)
     {
         return reason;
     }
@@ -218,15 +208,17 @@ fn from_own_host(scene: &Scene) -> Reason {
 /// The reason to drop a packet from the pod for an address that is not its own. Checked in any pod
 /// that is managed, whether its egress is isolated or not, as far as the packet can be read.
 #[inline(always)]
-fn wrong_source(scene: &Scene, control: bool) -> Option<Reason> {
+fn wrong_source(scene: &Scene, skb: &Skb, control: bool) -> Option<Reason> {
     if scene.endpoint.flags & EndpointFlags::ANY_SOURCE != 0 {
         return None;
     }
     if scene.read == Err(Reason::MartianAddress) {
         return Some(Reason::MartianAddress);
     }
-    let is_wrong =
-        scene.packet.addressed && !source_is_acceptable(&scene.packet, &scene.endpoint, control);
+    let Scene { packet, endpoint, .. } = scene;
+    let is_wrong = packet.addressed
+        && (!source_is_acceptable(packet, endpoint, control)
+            || claims_another_target(skb, packet, endpoint));
     is_wrong.then_some(Reason::SpoofedSource)
 }
 

@@ -18,16 +18,19 @@ struct Tables {
 impl Lookup for Tables {
     #[inline(always)]
     fn peer(&self, address: &Address) -> ClassId {
-        // SAFETY: the agent replaces whole elements, and the kernel keeps a replaced one until this
-        // program has ended.
+        // SAFETY: the agent writes the element in place, and of its versions the one that is not read
+        // here. It removes it, and gives its memory to another address, only after a grace period each
+        // (`KernelMaps::apply`), so that no program run which found it is left.
         match unsafe { maps::PEERS.get(address) } {
-            Some(class) => *class.at(self.generation),
+            Some(peer) => *peer.class.at(self.generation),
             None => UNCLASSIFIED,
         }
     }
 
     #[inline(always)]
     fn cidr(&self, set: SetId, address: &Address) -> ClassId {
+        // What the agent replaces or removes in a trie is freed after a grace period (the kernel's
+        // doing), so that an element found here stays what it is.
         let key = Key::new(CIDR_KEY_BITS, CidrKey::new(set, *address));
         match maps::CIDRS.get(&key) {
             Some(class) => *class.at(self.generation),

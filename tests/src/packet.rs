@@ -175,3 +175,28 @@ pub fn authentication() -> (u8, Vec<u8>) {
     body.resize(23, 0);
     (51, body)
 }
+
+/// An ARP request (operation 1) or reply (2) for IPv4 on Ethernet.
+pub fn arp(operation: u16, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let mut message = vec![0, 1, 8, 0, 6, 4];
+    message.extend(operation.to_be_bytes());
+    message.extend([2, 0, 0, 0, 0, 2]);
+    message.extend(sender.octets());
+    message.extend([0; 6]);
+    message.extend(target.octets());
+    message
+}
+
+/// A neighbour solicitation (135) or advertisement (136) about `target`, with `options` behind it.
+pub fn neighbour(
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    message: u8,
+    target: Ipv6Addr,
+    options: &[u8],
+) -> V6 {
+    let mut payload = vec![message, 0, 0, 0, 0, 0, 0, 0];
+    payload.extend(target.octets());
+    payload.extend(options);
+    V6 { hop_limit: 255, ..V6::new(source, destination, 58, payload) }
+}

@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Endpoint,
-    Event, EventBudget, Flow, FlowKey, Versioned,
+    Event, EventBudget, Flow, FlowKey, PeerClass, Versioned,
 };
 
 /// Size, and the fields with their offsets in bytes, in order.
@@ -63,6 +63,7 @@ fn rust_layouts() -> BTreeMap<String, Layout> {
         private_layout!("DecisionKey", DecisionKey {
             "set_be" at 0, "class_be" at 4, "protocol_port_be" at 8
         }),
+        private_layout!("PeerClass", PeerClass { "class" at 0, "lock" at 16, "reserved" at 20 }),
         private_layout!("Versioned<ClassId>", Versioned<ClassId> { "since" at 0, "value" at 8 }),
         private_layout!("Versioned<Decision>", Versioned<Decision> { "since" at 0, "value" at 8 }),
         private_layout!("Versioned<Endpoint>", Versioned<Endpoint> { "since" at 0, "value" at 8 }),

@@ -1,17 +1,17 @@
 //! The agent's life: restart, kill, adoption, healing, removal. Needs root.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use sluice::datapath::KernelMaps;
 use sluice::datapath::pins::maps_of;
+use sluice::datapath::{KernelMaps, MapFault};
 use sluice::status::EnforcementState;
-use sluice_common::abi::{ABI_VERSION, Control, Direction};
+use sluice_common::abi::{ABI_VERSION, Control, Direction, Versioned};
 use sluice_common::reason::Reason;
-use sluice_policy::diff::KernelState;
+use sluice_policy::diff::{KernelState, Op};
 use sluice_tests::node::{Node, allow_clients, pod, pod_created};
 use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, Traffic, bind};
 
@@ -159,7 +159,7 @@ fn healing_repairs_what_others_have_changed_in_the_kernel() {
 
     // An entry is gone.
     let peer = *good.peers.keys().next().expect("a peer");
-    maps(&node).apply(&[sluice_policy::diff::Op::RemovePeer(peer)]).expect("removed");
+    maps(&node).apply(&[Op::RemovePeer(peer)]).expect("removed");
     assert_ne!(state(&node), good);
     assert_eq!(node.heal(), 1);
     assert_eq!(state(&node).view(), good.view());
@@ -306,6 +306,28 @@ fn tables_of_another_layout_are_replaced_without_a_gap() {
     agent.kill();
     let _agent = node.start_agent();
     assert_eq!(state(&node), before);
+}
+
+/// The generation is a number of 32 bits. When it is used up nothing more is written, which could be
+/// seen in part; what is in force stays, and the next agent makes new tables.
+#[test]
+fn generations_that_are_used_up_are_refused_and_then_replaced() {
+    let node = client_and_server();
+    let agent = node.start_agent();
+    let mut tables = maps(&node);
+    tables.apply(&[Op::Flip(u32::MAX)]).expect("flipped");
+    let before = state(&node);
+    let address = IpAddr::from(Ipv4Addr::new(10, 9, 9, 9)).into();
+    let change = [Op::Peer(address, Versioned::settled(1)), Op::Flip(u32::MAX)];
+    assert!(matches!(tables.apply(&change), Err(MapFault::Exhausted)));
+    assert_eq!(state(&node), before, "nothing was written");
+    agent.kill();
+    let _agent = node.start_agent();
+    let after = state(&node);
+    assert!(after.generation < u32::MAX, "new tables");
+    assert_eq!(after.view().endpoints.len(), before.view().endpoints.len());
+    let open = bind(&node, "server", SERVER, OPEN);
+    assert!(reaches(&node, "client", &open));
 }
 
 /// Writes the element of the pinned table `control`, as an agent of another version would have.

@@ -4,11 +4,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice::engine::packet::{self, udp};
-use sluice_common::abi::Direction;
+use sluice_common::abi::{Direction, EndpointFlags};
 use sluice_common::parse::protocol;
 use sluice_common::reason::Reason;
-use sluice_tests::packet::{V6, options};
-use sluice_tests::scene::{PEER, POD, POD6, Scene};
+use sluice_tests::packet::{ARP, IPV6, V6, VLAN, arp, ethernet, neighbour, options};
+use sluice_tests::scene::{PEER, PEER6, POD, POD6, Scene};
 
 use Direction::{Egress, Ingress};
 
@@ -26,11 +26,7 @@ fn ipv6_housekeeping_passes() {
     let mut scene = Scene::new();
     let pod = POD6.to_string();
     let pass = [
-        (Egress, icmpv6("::", "ff02::1:ff00:1", 255, 135)),
-        (Egress, icmpv6(&pod, "ff02::1:ff00:2", 255, 135)),
-        (Egress, icmpv6("fe80::1", "fe80::2", 255, 136)),
         (Egress, icmpv6("fe80::1", "ff02::2", 255, 133)),
-        (Ingress, icmpv6("fe80::2", &pod, 255, 135)),
         (Ingress, icmpv6("fe80::2", "ff02::1", 255, 134)),
         (Egress, icmpv6("fe80::1", "ff02::16", 1, 143).with(options(0, 0))),
         (Egress, icmpv6("::", "ff02::16", 1, 143).with(options(0, 0))),
@@ -40,17 +36,12 @@ fn ipv6_housekeeping_passes() {
         scene.passes(direction, &packet.frame(), Reason::Control);
     }
     let drop = [
-        // A router has touched it, so it is not from this link.
-        (Ingress, icmpv6("fe80::2", &pod, 254, 135), Reason::DefaultDeny),
         (Egress, icmpv6(&pod, "ff02::16", 64, 143), Reason::DefaultDeny),
         // Pods are no routers.
         (Egress, icmpv6(&pod, "ff02::1", 255, 134), Reason::DefaultDeny),
         (Egress, icmpv6("fe80::1", "ff02::1", 255, 134), Reason::SpoofedSource),
-        (Egress, icmpv6("::", "ff02::1", 255, 136), Reason::SpoofedSource),
-        (Egress, icmpv6("fd00::9", "ff02::1", 255, 136), Reason::SpoofedSource),
         // To where such messages are never sent: they would carry data out.
         (Egress, icmpv6(&pod, "2001:db8::1", 255, 133), Reason::DefaultDeny),
-        (Egress, icmpv6("::", "2001:db8::1", 255, 135), Reason::SpoofedSource),
         (Egress, icmpv6("::", "fd00::9", 1, 143), Reason::SpoofedSource),
         (Egress, icmpv6("fe80::1", "fd00::9", 1, 143), Reason::SpoofedSource),
         // Other traffic from such addresses.
@@ -60,6 +51,134 @@ fn ipv6_housekeeping_passes() {
     for (direction, packet, reason) in drop {
         scene.drops(direction, &packet.frame(), reason);
     }
+}
+
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+/// A link-layer address, of the source (1) or the target (2).
+const LINK_LAYER: [u8; 8] = [1, 1, 2, 0, 0, 0, 0, 2];
+
+fn about(source: &str, destination: &str, message: u8, target: &str) -> V6 {
+    let [source, destination, target] = [source, destination, target].map(|a| a.parse().unwrap());
+    neighbour(source, destination, message, target, &LINK_LAYER)
+}
+
+/// 46, 74: what neighbours have to know of each other passes, by groups, link-local addresses and
+/// addresses that share the pod's link.
+#[test]
+fn neighbours_find_each_other() {
+    let mut scene = Scene::new();
+    let (pod, peer) = (&*POD6.to_string(), &*PEER6.to_string());
+    let pass = [
+        // Duplicate address detection; a neighbour that is looked for; one that may be gone.
+        (Egress, about("::", "ff02::1:ff00:1", SOLICITATION, pod)),
+        (Egress, about(pod, "ff02::1:ff00:2", SOLICITATION, peer)),
+        (Egress, about(pod, "ff02::1:ff00:9", SOLICITATION, "2001:db8::9")),
+        (Egress, about(pod, peer, SOLICITATION, peer)),
+        (Egress, about("fe80::1", "fe80::2", SOLICITATION, "fe80::2")),
+        (Ingress, about("fe80::2", pod, SOLICITATION, pod)),
+        (Ingress, about(peer, "ff02::1:ff00:1", SOLICITATION, pod)),
+        // The answers.
+        (Egress, about(pod, "fe80::2", ADVERTISEMENT, pod)),
+        (Egress, about(pod, peer, ADVERTISEMENT, pod)),
+        (Egress, about(pod, "ff02::1", ADVERTISEMENT, pod)),
+        (Egress, about("fe80::1", "fe80::2", ADVERTISEMENT, "fe80::1")),
+        (Ingress, about("fe80::2", pod, ADVERTISEMENT, "fe80::2")),
+        (Ingress, about(peer, pod, ADVERTISEMENT, peer)),
+    ];
+    for (direction, packet) in pass {
+        scene.passes(direction, &packet.frame(), Reason::Control);
+        let tagged = ethernet(&[VLAN, VLAN], IPV6, &packet.bytes());
+        scene.passes(direction, &tagged, Reason::Control);
+    }
+}
+
+/// Neighbour discovery is no way out: not to addresses beyond the link, and not as an envelope.
+#[test]
+fn neighbour_discovery_carries_nothing_out() {
+    let mut scene = Scene::new();
+    let (pod, peer) = (&*POD6.to_string(), &*PEER6.to_string());
+    const BEYOND: &str = "2001:db8::1";
+    let with = |options: &[u8]| {
+        neighbour(POD6, "ff02::1:ff00:2".parse().unwrap(), SOLICITATION, PEER6, options)
+    };
+    let routed = V6 { hop_limit: 254, ..about("fe80::2", pod, SOLICITATION, pod) };
+    let short = icmpv6(pod, "ff02::1:ff00:2", 255, SOLICITATION);
+    let short = V6 { payload: short.payload[..20].to_vec(), ..short };
+    let mut coded = about(pod, peer, SOLICITATION, peer);
+    coded.payload[1] = 1;
+    let drop = [
+        (Egress, about(pod, BEYOND, SOLICITATION, BEYOND), Reason::DefaultDeny),
+        (Egress, about(pod, BEYOND, ADVERTISEMENT, pod), Reason::DefaultDeny),
+        (Egress, about("::", BEYOND, SOLICITATION, BEYOND), Reason::SpoofedSource),
+        // The target would be 16 bytes of anything.
+        (Egress, about(pod, peer, SOLICITATION, BEYOND), Reason::DefaultDeny),
+        // A group that nobody is asked at.
+        (Egress, about(pod, "ff02::1", SOLICITATION, peer), Reason::DefaultDeny),
+        (Egress, about(pod, "ff0e::1:ff00:2", SOLICITATION, peer), Reason::DefaultDeny),
+        // A router has touched it, so it is not from this link.
+        (Ingress, routed, Reason::DefaultDeny),
+        (Egress, coded, Reason::DefaultDeny),
+        (Egress, short, Reason::DefaultDeny),
+        (Egress, with(&[0; 40]), Reason::DefaultDeny),
+        (Egress, with(&[]).with(options(60, 8)), Reason::DefaultDeny),
+    ];
+    for (direction, packet, reason) in drop {
+        scene.drops(direction, &packet.frame(), reason);
+    }
+    scene.passes(Egress, &with(&[0; 16]).frame(), Reason::Control);
+}
+
+/// 50: a pod cannot take another's address over on the link.
+#[test]
+fn a_pod_speaks_for_its_own_addresses_only() {
+    let other4 = Ipv4Addr::new(10, 0, 0, 9);
+    let frame = |operation, sender, target| ethernet(&[], ARP, &arp(operation, sender, target));
+    let advertise =
+        |source: &str, target: &str| about(source, "ff02::1", ADVERTISEMENT, target).frame();
+    let pod = &*POD6.to_string();
+    // Whether the pod's egress is isolated or not.
+    for mut scene in [Scene::new(), Scene::isolated_in(Ingress)] {
+        scene.passes(Egress, &frame(1, POD, PEER), Reason::Control);
+        scene.passes(Egress, &frame(2, POD, PEER), Reason::Control);
+        // A probe whether the address is free (RFC 5227).
+        scene.passes(Egress, &frame(1, Ipv4Addr::UNSPECIFIED, POD), Reason::Control);
+        scene.passes(Ingress, &frame(2, PEER, POD), Reason::Control);
+        scene.drops(Egress, &frame(2, other4, PEER), Reason::SpoofedSource);
+        scene.drops(Egress, &frame(1, other4, other4), Reason::SpoofedSource);
+        let tagged = ethernet(&[VLAN], ARP, &arp(2, other4, PEER));
+        scene.drops(Egress, &tagged, Reason::SpoofedSource);
+
+        scene.passes(Egress, &advertise(pod, pod), Reason::Control);
+        scene.passes(Egress, &advertise("fe80::1", pod), Reason::Control);
+        scene.drops(Egress, &advertise(pod, "fd00::9"), Reason::SpoofedSource);
+        scene.drops(Egress, &advertise(pod, "fe80::2"), Reason::SpoofedSource);
+        scene.drops(Egress, &advertise("fe80::1", "fe80::2"), Reason::SpoofedSource);
+        scene.drops(Egress, &advertise("fd00::9", "fd00::9"), Reason::SpoofedSource);
+        scene.drops(Egress, &advertise("::", pod), Reason::SpoofedSource);
+        scene.passes(Ingress, &advertise("fe80::2", "fe80::2"), Reason::Control);
+    }
+    let mut scene = Scene::with(EndpointFlags::PRESENT | EndpointFlags::ANY_SOURCE, [1, 2]);
+    scene.passes(Egress, &frame(2, other4, PEER), Reason::Control);
+    scene.passes(Egress, &advertise(pod, "fd00::9"), Reason::Control);
+}
+
+/// ARP that cannot be read as such is not passed as such.
+#[test]
+fn what_only_looks_like_arp() {
+    let mut scene = Scene::new();
+    let message = arp(1, POD, PEER);
+    let padded = |length| {
+        let mut message = message.clone();
+        message.resize(length, 0);
+        ethernet(&[], ARP, &message)
+    };
+    scene.passes(Egress, &padded(46), Reason::Control);
+    scene.drops(Egress, &padded(47), Reason::BadLength);
+    scene.drops(Egress, &padded(27), Reason::Truncated);
+    let mut other = message.clone();
+    other[5] = 16;
+    scene.drops(Egress, &ethernet(&[], ARP, &other), Reason::UnknownEthertype);
 }
 
 /// 74: a first DHCP exchange passes; nothing else does from 0.0.0.0.

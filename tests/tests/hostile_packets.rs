@@ -9,7 +9,7 @@ use sluice_common::abi::{Direction, EndpointFlags};
 use sluice_common::parse::{protocol, sctp_chunk, tcp_flag};
 use sluice_common::reason::Reason;
 use sluice_tests::packet::{
-    ARP, IPV4, IPV6, SERVICE_VLAN, V4, V6, VLAN, authentication, ethernet, fragment, options,
+    ARP, IPV4, IPV6, SERVICE_VLAN, V4, V6, VLAN, arp, authentication, ethernet, fragment, options,
     routing,
 };
 use sluice_tests::scene::{PEER, PEER6, POD, POD6, Scene};
@@ -263,8 +263,8 @@ fn what_is_no_ip_packet() {
     }
     let other = V4 { protocol: 47, ..v4(vec![0; 20]) };
     scene.drops(Ingress, &other.frame(), Reason::UnknownProtocol);
-    scene.passes(Ingress, &ethernet(&[], ARP, &[0; 28]), Reason::Control);
-    scene.passes(Egress, &ethernet(&[VLAN], ARP, &[0; 28]), Reason::Control);
+    scene.passes(Ingress, &ethernet(&[], ARP, &arp(1, PEER, POD)), Reason::Control);
+    scene.passes(Egress, &ethernet(&[VLAN], ARP, &arp(1, POD, PEER)), Reason::Control);
 }
 
 /// What cannot be read passes where nothing isolates the pod.

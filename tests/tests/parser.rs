@@ -112,7 +112,8 @@ fn justified(reason: Reason, packet: &Packet, frame: &[u8], theirs: Option<&Slic
             Some(protocol::UDP) => usize::from(be(payload, 4)) < 8,
             Some(protocol::SCTP) => payload.len() < 16,
             Some(protocol::ICMP | protocol::ICMPV6) => payload.len() < 8,
-            None => theirs.net.is_none(),
+            // No IP packet: ARP, or nothing that etherparse reads.
+            None => true,
             Some(_) => theirs.transport.is_none() || has_extensions(theirs),
         },
         // etherparse also takes tags of before the standard.

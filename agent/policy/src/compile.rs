@@ -20,6 +20,7 @@ use sluice_common::abi::{Address, ClassId, SetId};
 use crate::capacity::{Capacity, Overflow, Shortage, Table};
 use crate::classes::{ClassIndex, Classes};
 use crate::emit::Output;
+use crate::labels::LabelPool;
 use crate::model::{
     Change, Direction, Labels, LocalEndpoint, Pod, PodName, Policy, PolicyName, RuleName, World,
 };
@@ -42,6 +43,7 @@ pub struct Compiler {
     pub(crate) overflows: Vec<Overflow>,
     pub(crate) numbers: AllNumbers,
     pub(crate) owners: Owners,
+    labels: LabelPool,
     /// The policies, by the pods that they apply to.
     pub(crate) subjects: SelectorIndex<PolicyName>,
     pub(crate) predicates: Predicates,
@@ -88,6 +90,7 @@ impl Compiler {
             overflows: Vec::new(),
             numbers,
             owners: Owners::default(),
+            labels: LabelPool::default(),
             subjects: SelectorIndex::default(),
             predicates: Predicates::default(),
             classes: Classes::default(),
@@ -205,6 +208,7 @@ impl Compiler {
         if self.world.endpoints.contains_key(&name) {
             work.endpoints.insert(name.clone());
         }
+        let pod = pod.map(|pod| Pod { labels: self.labels.share(pod.labels), ..pod });
         self.world.apply(Change::Pod(name, pod));
     }
 

@@ -26,6 +26,7 @@ mod cidr;
 mod classes;
 mod describe;
 mod emit;
+mod labels;
 mod owners;
 mod ports;
 mod predicates;

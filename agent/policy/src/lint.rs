@@ -78,7 +78,7 @@ fn destinations(rule: &Rule) -> Vec<PodSelector> {
         Peers::Of(peers) => peers
             .iter()
             .map(|peer| match peer {
-                Peer::Pods(selector) => selector.clone(),
+                Peer::Pods(selector) => PodSelector::clone(selector),
                 Peer::Block(_) => every_pod(),
             })
             .collect(),

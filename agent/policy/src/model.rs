@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 pub use sluice_common::abi::Direction;
@@ -13,11 +14,9 @@ pub use sluice_common::abi::Direction;
 mod change;
 mod service;
 
+pub use crate::labels::Labels;
 pub use change::Change;
 pub use service::{Backend, Service, ServiceName, ServicePort};
-
-/// Labels of an object.
-pub type Labels = BTreeMap<String, String>;
 
 /// `namespace/name` of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -234,8 +233,8 @@ pub enum Peers {
 /// One peer of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Peer {
-    /// Pods (never those with host network).
-    Pods(PodSelector),
+    /// Pods (never those with host network). Shared with the indexes of the compiler.
+    Pods(Arc<PodSelector>),
     /// A block of addresses, pods' addresses included.
     Block(Block),
 }
@@ -287,11 +286,12 @@ pub enum Operator {
     DoesNotExist,
 }
 
-/// A block of addresses without its excepts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A block of addresses without its excepts. The default is `0.0.0.0/0`, the first in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Block {
     cidr: IpNet,
-    except: BTreeSet<IpNet>,
+    /// Ascending, each once. Without excepts (most blocks) a clone allocates nothing.
+    except: Box<[IpNet]>,
 }
 
 /// Why a [`Block`] could not be made.
@@ -318,7 +318,7 @@ impl Block {
         let except: BTreeSet<IpNet> = except.into_iter().map(|e| e.trunc()).collect();
         match except.iter().find(|e| !(cidr.contains(*e) && **e != cidr)) {
             Some(&except) => Err(ExceptOutside { cidr, except }),
-            None => Ok(Self { cidr, except }),
+            None => Ok(Self { cidr, except: except.into_iter().collect() }),
         }
     }
 
@@ -327,8 +327,8 @@ impl Block {
         self.cidr
     }
 
-    /// What is taken off.
-    pub const fn except(&self) -> &BTreeSet<IpNet> {
+    /// What is taken off, ascending.
+    pub const fn except(&self) -> &[IpNet] {
         &self.except
     }
 

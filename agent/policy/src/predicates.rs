@@ -30,7 +30,7 @@ pub(crate) enum Predicate {
     /// Its pod is selected.
     Pods(Arc<PodSelector>),
     /// The block contains it.
-    Block(Arc<Block>),
+    Block(Block),
     /// One of the rule's blocks contains it.
     Blocks(RuleName),
     /// Its pod calls this port by this name.
@@ -48,6 +48,14 @@ pub(crate) struct Entry {
     users: BTreeSet<ListId>,
     /// The pods' classes in which it holds.
     pub(crate) classes: BTreeSet<ClassIndex>,
+}
+
+/// A block with the predicate that its addresses satisfy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct FiledBlock {
+    prefix: Prefix<Address>,
+    id: PredicateId,
+    block: Block,
 }
 
 /// A port name that egress rules use.
@@ -75,12 +83,13 @@ pub(crate) struct Predicates {
     entries: Arena<PredicateId, Entry>,
     // Never iterated: no order of theirs reaches an output.
     by_selector: HashMap<Arc<PodSelector>, PredicateId>,
-    by_block: HashMap<Arc<Block>, PredicateId>,
+    by_block: HashMap<Block, PredicateId>,
     by_rule: BTreeMap<RuleName, PredicateId>,
     ports: BTreeMap<PortName, PortReference>,
     selectors: SelectorIndex<PredicateId>,
-    blocks: BTreeMap<(Prefix<Address>, PredicateId), Vec<Arc<Block>>>,
-    /// How many entries `blocks` has of each prefix length.
+    /// The blocks, by where they begin.
+    blocks: BTreeSet<FiledBlock>,
+    /// How many of `blocks` have each prefix length.
     lengths: BTreeMap<u32, usize>,
     changes: PredicateChanges,
 }
@@ -99,14 +108,17 @@ impl Predicates {
     }
 
     /// The predicate of a selector, which `user` contains from now on.
-    pub(crate) fn use_selector(&mut self, selector: &PodSelector, user: ListId) -> PredicateId {
+    pub(crate) fn use_selector(
+        &mut self,
+        selector: &Arc<PodSelector>,
+        user: ListId,
+    ) -> PredicateId {
         let id = self.by_selector.get(selector).copied().unwrap_or_else(|| {
-            let shared = Arc::new(selector.clone());
-            let id = self.new_entry(Predicate::Pods(Arc::clone(&shared)));
+            let id = self.new_entry(Predicate::Pods(Arc::clone(selector)));
             self.selectors.insert(selector, &id);
             self.changes.new_selectors.insert(selector, &id);
             self.changes.has_new_selectors = true;
-            self.by_selector.insert(shared, id);
+            self.by_selector.insert(Arc::clone(selector), id);
             id
         });
         self.entries[id].users.insert(user);
@@ -116,10 +128,9 @@ impl Predicates {
     /// The predicate of a block alone.
     pub(crate) fn use_block(&mut self, block: &Block, user: ListId) -> PredicateId {
         let id = self.by_block.get(block).copied().unwrap_or_else(|| {
-            let shared = Arc::new(block.clone());
-            let id = self.new_entry(Predicate::Block(Arc::clone(&shared)));
-            self.file_block(&shared, id);
-            self.by_block.insert(shared, id);
+            let id = self.new_entry(Predicate::Block(block.clone()));
+            self.file_block(block, id);
+            self.by_block.insert(block.clone(), id);
             id
         });
         self.entries[id].users.insert(user);
@@ -166,7 +177,7 @@ impl Predicates {
 
     /// A rule contains a block of this predicate from now on. A block that is a predicate alone was
     /// filed when it became one.
-    pub(crate) fn file_rule_block(&mut self, block: &Arc<Block>, id: PredicateId) {
+    pub(crate) fn file_rule_block(&mut self, block: &Block, id: PredicateId) {
         if matches!(self.entries[id].what, Predicate::Blocks(_)) {
             self.file_block(block, id);
         }
@@ -180,30 +191,26 @@ impl Predicates {
     }
 
     /// The addresses of the block satisfy the predicate.
-    fn file_block(&mut self, block: &Arc<Block>, id: PredicateId) {
+    fn file_block(&mut self, block: &Block, id: PredicateId) {
         let Some(prefix) = cidr::prefix(block.cidr()) else { return };
         self.changes.changed_blocks.push(prefix);
-        let filed = self.blocks.entry((prefix, id)).or_insert_with(|| {
+        if self.blocks.insert(FiledBlock { prefix, id, block: block.clone() }) {
             *self.lengths.entry(prefix.bits).or_default() += 1;
-            Vec::with_capacity(1)
-        });
-        filed.push(Arc::clone(block));
+        }
     }
 
     /// They do so no more, as far as this block goes.
     fn unfile_block(&mut self, block: &Block, id: PredicateId) {
         let Some(prefix) = cidr::prefix(block.cidr()) else { return };
         self.changes.changed_blocks.push(prefix);
-        let Some(filed) = self.blocks.get_mut(&(prefix, id)) else { return };
-        if let Some(place) = filed.iter().position(|b| **b == *block) {
-            filed.swap_remove(place);
+        if !self.blocks.remove(&FiledBlock { prefix, id, block: block.clone() }) {
+            return;
         }
-        if filed.is_empty() {
-            self.blocks.remove(&(prefix, id));
-            if let Some(count) = self.lengths.get_mut(&prefix.bits) {
-                *count -= 1;
+        if let Some(count) = self.lengths.get_mut(&prefix.bits) {
+            *count -= 1;
+            if *count == 0 {
+                self.lengths.remove(&prefix.bits);
             }
-            self.lengths.retain(|_, count| *count > 0);
         }
     }
 
@@ -285,10 +292,10 @@ impl Predicates {
             return holding;
         }
         for prefix in cidr::prefixes_of(address, self.lengths.keys().copied()) {
-            let all = (prefix, PredicateId(0))..=(prefix, PredicateId(u32::MAX));
-            let holds = |block: &Arc<Block>| block.contains(address.into());
-            let blocks = self.blocks.range(all).filter(|(_, blocks)| blocks.iter().any(holds));
-            holding.extend(blocks.map(|((_, id), _)| *id));
+            let first = FiledBlock { prefix, id: PredicateId(0), block: Block::default() };
+            let filed = self.blocks.range(first..).take_while(|filed| filed.prefix == prefix);
+            let holds = filed.filter(|filed| filed.block.contains(address.into()));
+            holding.extend(holds.map(|filed| filed.id));
         }
         holding.sort_unstable();
         holding.dedup();

@@ -1,7 +1,6 @@
 //! The rules in force: those of the policies that are in some set of this node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use sluice_common::abi::RuleId;
 
@@ -98,7 +97,7 @@ pub(crate) struct RuleList {
     /// What the rules' peers ask, each once.
     pub(crate) predicates: BTreeSet<PredicateId>,
     /// The blocks of the rules, sorted, each once, with the predicate that they belong to.
-    pub(crate) blocks: Vec<(PredicateId, Arc<Block>)>,
+    pub(crate) blocks: Vec<(PredicateId, Block)>,
     /// The port names of egress rules, which depend on the peer.
     pub(crate) ports: BTreeSet<PortName>,
     /// Numbers of the rules in the tables, once they have them.
@@ -283,7 +282,7 @@ fn compile_rule(
     name: &RuleName,
     list: ListId,
     predicates: &mut Predicates,
-    blocks: &mut Vec<(PredicateId, Arc<Block>)>,
+    blocks: &mut Vec<(PredicateId, Block)>,
 ) -> CompiledRule {
     let peers = match &rule.peers {
         Peers::Any => None,
@@ -297,7 +296,7 @@ fn compile_peers(
     name: &RuleName,
     list: ListId,
     predicates: &mut Predicates,
-    blocks: &mut Vec<(PredicateId, Arc<Block>)>,
+    blocks: &mut Vec<(PredicateId, Block)>,
 ) -> Vec<PredicateId> {
     let mut ids = Vec::new();
     let mut own: Vec<&Block> = Vec::new();
@@ -313,7 +312,7 @@ fn compile_peers(
         _ => Some(predicates.use_rule(name, list)),
     };
     if let Some(id) = id {
-        blocks.extend(own.into_iter().map(|block| (id, Arc::new(block.clone()))));
+        blocks.extend(own.into_iter().map(|block| (id, block.clone())));
         ids.push(id);
     }
     ids.sort_unstable();

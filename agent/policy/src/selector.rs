@@ -32,10 +32,7 @@ impl<'a> Subject<'a> {
     pub(crate) fn new(world: &'a World, namespace: &'a str, labels: &'a Labels) -> Self {
         let namespace_labels = match world.namespaces.get(namespace) {
             Some(labels) => Cow::Borrowed(labels),
-            None => Cow::Owned(Labels::from([(
-                "kubernetes.io/metadata.name".to_owned(),
-                namespace.to_owned(),
-            )])),
+            None => Cow::Owned(Labels::from([("kubernetes.io/metadata.name", namespace)])),
         };
         Self { namespace, namespace_labels, labels }
     }
@@ -120,7 +117,7 @@ impl<T: Ord + Clone> SelectorIndex<T> {
 
     /// False if no selector can select a pod of the subject's namespace, whatever its labels.
     pub(crate) fn looks_into(&self, pod: &Subject<'_>) -> bool {
-        let has_value = |(key, value): (&String, &String)| {
+        let has_value = |(key, value): (&str, &str)| {
             self.labelled.get(key).is_some_and(|by_value| by_value.contains_key(value))
         };
         self.named.contains_key(pod.namespace)
@@ -134,7 +131,7 @@ impl<T: Ord + Clone> SelectorIndex<T> {
         if let Some(bucket) = self.named.get(pod.namespace) {
             bucket.candidates(pod.labels, &mut visit);
         }
-        for (key, value) in &*pod.namespace_labels {
+        for (key, value) in pod.namespace_labels.iter() {
             if let Some(bucket) = self.labelled.get(key).and_then(|by_value| by_value.get(value)) {
                 bucket.candidates(pod.labels, &mut visit);
             }
@@ -182,7 +179,7 @@ impl<T: Ord + Clone> Bucket<T> {
         if self.labelled.is_empty() {
             return;
         }
-        for (key, value) in labels {
+        for (key, value) in labels.iter() {
             if let Some(values) = self.labelled.get(key).and_then(|by_value| by_value.get(value)) {
                 values.iter().for_each(&mut *visit);
             }

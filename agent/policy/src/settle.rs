@@ -170,7 +170,7 @@ impl Compiler {
         let mut rest = self.world.pods.range::<PodName, _>(..);
         while let Some((first, _)) = rest.next() {
             let namespace = &first.namespace;
-            let none = Labels::new();
+            let none = Labels::default();
             let subject = Subject::new(&self.world, namespace, &none);
             let after = PodName { namespace: format!("{namespace}\0"), name: String::new() };
             if !changes.new_ports.is_empty() || changes.new_selectors.looks_into(&subject) {
@@ -274,7 +274,7 @@ impl Compiler {
     fn settle_cidrs(&mut self, index: SetIndex, output: &mut Output) -> BTreeSet<ClassIndex> {
         let lists = self.sets.get(index).lists.iter().map(|list| self.lists.get(*list));
         let blocks = lists.flat_map(|list| &list.blocks);
-        let resolved = cidr::resolve(blocks.map(|(predicate, block)| (&**block, *predicate)));
+        let resolved = cidr::resolve(blocks.map(|(predicate, block)| (block, *predicate)));
         let classes = &mut self.classes;
         let cidrs: Vec<(Prefix<Address>, ClassIndex)> = resolved
             .into_iter()

@@ -265,7 +265,7 @@ fn case_31_blocks_of_one_family_say_nothing_of_the_other() {
 fn case_32_blocks_match_pods_that_selectors_match_too() {
     let lab = Lab::default().pod("a", &["10.0.0.1"]).pod("b", &["10.0.0.2"]);
     let rules = vec![
-        allow(from([Peer::Pods(app("b"))]), tcp(80, 80)),
+        allow(from([Peer::Pods(app("b").into())]), tcp(80, 80)),
         allow(from([block("10.0.0.0/8", &[])]), tcp(443, 443)),
     ];
     let compiler = lab.ingress("p", "a", rules).compile();
@@ -277,7 +277,8 @@ fn case_32_blocks_match_pods_that_selectors_match_too() {
 #[test]
 fn case_14_and_15_the_younger_of_two_pods_has_the_address() {
     let lab = Lab::default().pod("a", &["10.0.0.1"]).pod("b", &["10.0.0.2"]);
-    let mut lab = lab.ingress("p", "a", vec![allow(from([Peer::Pods(app("b"))]), Ports::Any)]);
+    let mut lab =
+        lab.ingress("p", "a", vec![allow(from([Peer::Pods(app("b").into())]), Ports::Any)]);
     let mut compiler = lab.compile();
     assert!(may_enter(&compiler, "a", "10.0.0.2", TCP, 80));
 
@@ -293,7 +294,7 @@ fn case_14_and_15_the_younger_of_two_pods_has_the_address() {
 #[test]
 fn case_43_host_network_pods_are_neither_subjects_nor_peers() {
     let lab = Lab::default().pod("a", &["10.0.0.1"]).pod("b", &["172.30.0.1"]);
-    let lab = lab.ingress("p", "a", vec![allow(from([Peer::Pods(app("b"))]), Ports::Any)]);
+    let lab = lab.ingress("p", "a", vec![allow(from([Peer::Pods(app("b").into())]), Ports::Any)]);
     let mut lab = lab.ingress("q", "b", Vec::new());
     if let Some(pod) = lab.world.pods.get_mut(&pod("b")) {
         pod.host_network = true;
@@ -307,7 +308,8 @@ fn case_43_host_network_pods_are_neither_subjects_nor_peers() {
 #[test]
 fn a_policy_that_selects_no_endpoint_costs_nothing() {
     let lab = Lab::default().pod("a", &["10.0.0.1"]).pod("b", &["10.0.0.2"]);
-    let rules = vec![allow(from([Peer::Pods(app("b")), block("192.0.2.0/24", &[])]), Ports::Any)];
+    let rules =
+        vec![allow(from([Peer::Pods(app("b").into()), block("192.0.2.0/24", &[])]), Ports::Any)];
     let compiler = lab.ingress("p", "elsewhere", rules).compile();
     assert_eq!(compiler.names(), &Names::default());
     assert!(compiler.tables().peers.is_empty());
@@ -335,7 +337,7 @@ fn an_edited_list_of_blocks_reaches_the_pods_in_it() {
     let with = |last: &str| {
         let outside = block("192.0.2.0/24", &[]);
         vec![
-            allow(from([Peer::Pods(app("b"))]), tcp(80, 80)),
+            allow(from([Peer::Pods(app("b").into())]), tcp(80, 80)),
             allow(from([outside, block(last, &[])]), tcp(443, 443)),
         ]
     };

@@ -255,7 +255,7 @@ impl<'a> Builder<'a> {
         let services = self.services.keys().map(|name| &name.namespace);
         for namespace in used.chain(policies).chain(services) {
             if !world.namespaces.contains_key(namespace) {
-                let labels = Labels::from([(NAME_LABEL.into(), namespace.clone())]);
+                let labels = Labels::from([(NAME_LABEL, namespace)]);
                 world.namespaces.insert(namespace.clone(), labels);
             }
         }
@@ -299,10 +299,11 @@ fn pod_of(name: &PodName, workload: &Workload, node: String) -> Pod {
 }
 
 fn pod_manifest(name: &PodName, workload: &Workload) -> Value {
+    let labels: BTreeMap<_, _> = workload.labels.iter().collect();
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"namespace": name.namespace, "name": name.name, "labels": workload.labels},
+        "metadata": {"namespace": name.namespace, "name": name.name, "labels": labels},
         "spec": workload.pod_spec,
         "status": {"phase": "Running"},
     })

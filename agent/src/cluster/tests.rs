@@ -48,7 +48,7 @@ fn a_workload_becomes_at_most_two_pods() {
     assert_eq!(pods, ["x/web-0", "x/web-1"]);
     assert_eq!(cluster.workloads[&pod("x/web")], [pod("x/web-0"), pod("x/web-1")]);
     let first = &cluster.world.pods[&pod("x/web-0")];
-    assert_eq!(first.labels["app"], "web");
+    assert_eq!(first.labels.get("app"), Some("web"));
     assert_eq!(first.node, IMPLIED_NODE);
     assert_eq!(first.addresses, addresses(&["10.244.0.2", "fd00:10:244::2"]));
     let names: Vec<&str> = first.ports.iter().map(|port| port.name.as_str()).collect();
@@ -167,9 +167,9 @@ fn namespaces_that_are_used_exist_and_all_have_the_name_label() {
     );
     let cluster = cluster(&text);
     let label =
-        |namespace: &str| &cluster.world.namespaces[namespace]["kubernetes.io/metadata.name"];
-    assert_eq!((label("x").as_str(), label("y").as_str()), ("x", "y"));
-    assert_eq!(cluster.world.namespaces["y"]["a"], "b");
+        |namespace: &str| cluster.world.namespaces[namespace].get("kubernetes.io/metadata.name");
+    assert_eq!((label("x"), label("y")), (Some("x"), Some("y")));
+    assert_eq!(cluster.world.namespaces["y"].get("a"), Some("b"));
 }
 
 const SERVICE: &str = "

@@ -136,7 +136,7 @@ mod tests {
             ["metadata.labels.app", "spec.containers[0].ports[0].protocol", "status.podIPs[1].ip"];
         assert_eq!(fields, expected);
         let Some(Item::Pod(pod)) = arrival.item else { panic!("it is read") };
-        assert_eq!(pod.labels.get("app").map(String::as_str), Some("not valid"));
+        assert_eq!(pod.labels.get("app"), Some("not valid"));
         assert_eq!(pod.addresses, ["10.0.0.1".parse::<std::net::IpAddr>().expect("a literal")]);
         let names: Vec<&str> = pod.spec.named.iter().map(|port| port.name.as_str()).collect();
         assert_eq!(names, ["other"]);

@@ -105,7 +105,7 @@ pub fn readable(slice: api::EndpointSlice) -> (EndpointSlice, Vec<At<EndpointSli
     }
     let value = EndpointSlice {
         namespace: meta.namespace,
-        service: meta.labels.get(SERVICE_LABEL).cloned(),
+        service: meta.labels.get(SERVICE_LABEL).map(str::to_owned),
         endpoints: converted,
         ports: converted_ports,
     };

@@ -1,5 +1,7 @@
 //! `metadata`, common to all kinds.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sluice_policy::model::Labels;
 
@@ -61,8 +63,7 @@ pub fn readable(meta: &ObjectMeta) -> (Meta, Vec<At<MetaError>>) {
         Some(namespace) => namespace,
     };
     problems.keep("metadata.namespace", labels::dns_label(namespace));
-    let labels = meta.labels.clone().unwrap_or_default();
-    check_labels("metadata.labels", &labels, &mut problems);
+    let labels = read_labels("metadata.labels", meta.labels.as_ref(), &mut problems);
     let controller = meta.owner_references.iter().flatten().find(|o| o.controller == Some(true));
     let value = Meta {
         namespace: namespace.to_owned(),
@@ -75,12 +76,17 @@ pub fn readable(meta: &ObjectMeta) -> (Meta, Vec<At<MetaError>>) {
     (value, problems.0)
 }
 
-fn check_labels(field: &str, labels: &Labels, problems: &mut Problems<MetaError>) {
-    for (key, value) in labels {
+fn read_labels(
+    field: &str,
+    labels: Option<&BTreeMap<String, String>>,
+    problems: &mut Problems<MetaError>,
+) -> Labels {
+    for (key, value) in labels.into_iter().flatten() {
         let field = format!("{field}.{key}");
         problems.keep(&field, labels::label_key(key));
         problems.keep(&field, labels::label_value(value));
     }
+    labels.into_iter().flatten().collect()
 }
 
 /// Reads the `metadata` of a pod template, which has labels only.
@@ -92,7 +98,6 @@ pub fn template_labels(
     meta: Option<&ObjectMeta>,
 ) -> Result<Labels, Vec<At<MetaError>>> {
     let mut problems = Problems::default();
-    let labels = meta.and_then(|m| m.labels.clone()).unwrap_or_default();
-    check_labels(field, &labels, &mut problems);
+    let labels = read_labels(field, meta.and_then(|m| m.labels.as_ref()), &mut problems);
     problems.into_result(labels)
 }

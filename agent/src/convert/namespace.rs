@@ -47,7 +47,6 @@ pub fn readable(namespace: api::Namespace) -> (Namespace, Vec<At<NamespaceError>
     if !meta.name.is_empty() {
         problems.keep("metadata.name", labels::dns_label(&meta.name));
     }
-    let mut labels = meta.labels;
-    labels.insert(NAME_LABEL.into(), meta.name.clone());
+    let labels = meta.labels.with(NAME_LABEL, &meta.name);
     (Namespace { name: meta.name, labels }, problems.0)
 }

@@ -271,7 +271,7 @@ fn convert_pods(
     let pods = problems.keep_all(selector::convert(&format!("{field}.podSelector"), pods));
     match (namespaces, pods) {
         (Some(namespaces), Some(pods)) => {
-            problems.into_result(Peer::Pods(PodSelector { namespaces, pods }))
+            problems.into_result(Peer::Pods(PodSelector { namespaces, pods }.into()))
         }
         _ => Err(problems.0),
     }

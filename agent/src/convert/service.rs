@@ -114,7 +114,7 @@ pub fn readable(service: api::Service) -> (Service, Vec<At<ServiceError>>) {
         address,
         external,
         ports,
-        selector: spec.selector.filter(|s| !s.is_empty()),
+        selector: spec.selector.filter(|s| !s.is_empty()).map(Labels::from_iter),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
     };
     (value, problems.0)

@@ -36,9 +36,9 @@ pub struct Enforcer {
 impl Enforcer {
     /// Loads the programs with the tables that are pinned, or with new ones where there are none.
     ///
-    /// Pinned tables of another layout, or of which some are missing, cannot be adopted. New ones are made beside them, and the old
-    /// programs enforce with the old tables until every link has been given the new programs; only
-    /// flows are forgotten. See [`Kernel::settle`].
+    /// Pinned tables of another layout, of which some are missing, or whose generations are used up,
+    /// cannot be adopted. New ones are made beside them, and the old programs enforce with the old
+    /// tables until every link has been given the new programs; only flows are forgotten. See [`Kernel::settle`].
     ///
     /// # Errors
     /// [`OpenError`]: what was enforced still is.
@@ -52,6 +52,7 @@ impl Enforcer {
             Ok(datapath) => (datapath, false),
             Err(
                 error @ (LoadError::ForeignAbi { .. }
+                | LoadError::Exhausted { .. }
                 | LoadError::ForeignTable { .. }
                 | LoadError::MissingTable { .. }),
             ) => {

@@ -60,6 +60,12 @@ pub enum LoadError {
         /// Its ABI version.
         found: u32,
     },
+    /// The pinned tables cannot count a further change.
+    #[error("{pin} has seen 4294967295 changes, as many as it can count")]
+    Exhausted {
+        /// Pin of the table that says so.
+        pin: PathBuf,
+    },
     /// A pinned table has another shape although its ABI version is ours.
     #[error("a pinned table in {pins} has another shape: {source}")]
     ForeignTable {
@@ -231,6 +237,9 @@ fn check_abi(pins: &Path) -> Result<(), LoadError> {
         control.get(&CONTROL_INDEX, 0)
     };
     match open(&pin) {
+        Ok(control) if control.abi_version == ABI_VERSION && control.generation == u32::MAX => {
+            Err(LoadError::Exhausted { pin })
+        }
         Ok(control) if control.abi_version == ABI_VERSION || control == Control::default() => {
             Ok(())
         }

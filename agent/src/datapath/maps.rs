@@ -9,8 +9,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Direction,
-    ENDPOINT_MAX, Endpoint, Flow, FlowKey, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX, Versioned,
-    capacity, counter_index,
+    ENDPOINT_MAX, Endpoint, Flow, FlowKey, PeerClass, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX,
+    Versioned, capacity, counter_index,
 };
 use sluice_common::reason::REASON_MAX;
 use sluice_policy::diff::{KernelState, Op};
@@ -36,6 +36,12 @@ pub enum MapFault {
     /// The table is full.
     #[error("table {0} is full")]
     Full(&'static str),
+    /// There is no number left for a further change.
+    #[error(
+        "the tables have seen 4294967295 changes, as many as they can count: what is in force stays; \
+         restart the agent, which makes new tables"
+    )]
+    Exhausted,
     /// The kernel would not wait for the packets that were on their way.
     #[error("cannot wait for packets on their way (membarrier): {0}")]
     GracePeriod(io::Error),
@@ -50,7 +56,7 @@ pub struct KernelMaps {
     endpoint_slots: Array<MapData, u32>,
     endpoint_slots_high: HashMap<MapData, u32, u32>,
     endpoints: Array<MapData, Versioned<Endpoint>>,
-    peers: HashMap<MapData, Address, Versioned<ClassId>>,
+    peers: HashMap<MapData, Address, PeerClass>,
     cidrs: LpmTrie<MapData, CidrKey, Versioned<ClassId>>,
     decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
     flows: HashMap<MapData, FlowKey, Flow>,
@@ -59,7 +65,14 @@ pub struct KernelMaps {
     events: Option<Events>,
     /// Packets that began before the last flip may still look at what it replaced.
     readers_behind: bool,
+    /// Elements of `peers` were removed that packets which have begun may still look at; the next one
+    /// that is added would have their memory.
+    memory_behind: bool,
 }
+
+/// `BPF_F_LOCK` of `linux/bpf.h`: an element that is there is written in place. One that is not there
+/// is added.
+const IN_PLACE: u64 = 4;
 
 impl KernelMaps {
     /// The tables of a loaded object.
@@ -98,6 +111,7 @@ impl KernelMaps {
             rule_hits: typed(&mut table, "rule_hits")?,
             events: Some(Events::new(typed(&mut table, "events")?)),
             readers_behind: true,
+            memory_behind: true,
         })
     }
 
@@ -127,9 +141,16 @@ impl KernelMaps {
     /// invisible, and a new diff goes on from [`Self::state`].
     ///
     /// # Errors
-    /// [`MapFault`]; [`MapFault::Full`] where a table took no further entry.
+    /// [`MapFault`]; [`MapFault::Full`] where a table took no further entry. [`MapFault::Exhausted`]
+    /// before anything is written.
     pub fn apply(&mut self, ops: &[Op]) -> Result<(), MapFault> {
-        ops.iter().try_for_each(|op| self.apply_one(op))
+        let changes_nothing_visible = ops.iter().all(|op| matches!(op, Op::ResetRule(_)));
+        if !changes_nothing_visible && self.control.read()?.generation == u32::MAX {
+            return Err(MapFault::Exhausted);
+        }
+        ops.iter().try_for_each(|op| self.apply_one(op))?;
+        // Everything is in force; it is the next change that does not have to wait.
+        if self.memory_behind { self.wait() } else { Ok(()) }
     }
 
     fn apply_one(&mut self, op: &Op) -> Result<(), MapFault> {
@@ -142,8 +163,12 @@ impl KernelMaps {
             Op::Endpoint(slot, value) => {
                 self.endpoints.set(*slot, value, 0).map_err(access("endpoints"))
             }
-            Op::Peer(address, value) => {
-                self.peers.insert(address, value, 0).map_err(access("peers"))
+            Op::Peer(address, class) => {
+                if self.memory_behind {
+                    self.wait()?;
+                }
+                let value = PeerClass::new(*class);
+                self.peers.insert(address, &value, IN_PLACE).map_err(access("peers"))
             }
             Op::Cidr(prefix, value) => {
                 self.cidrs.insert(&trie_key(prefix), value, 0).map_err(access("cidrs"))
@@ -157,7 +182,10 @@ impl KernelMaps {
                 self.readers_behind = true;
                 Ok(())
             }
-            Op::RemovePeer(address) => removed("peers", self.peers.remove(address)),
+            Op::RemovePeer(address) => {
+                self.memory_behind = true;
+                removed("peers", self.peers.remove(address))
+            }
             Op::RemoveCidr(prefix) => removed("cidrs", self.cidrs.remove(&trie_key(prefix))),
             Op::RemoveDecision(prefix) => {
                 removed("decisions", self.decisions.remove(&trie_key(prefix)))
@@ -167,10 +195,14 @@ impl KernelMaps {
 
     /// Waits until every packet that began before the last flip has ended.
     fn wait_for_readers(&mut self) -> Result<(), MapFault> {
-        if self.readers_behind {
-            grace_period().map_err(MapFault::GracePeriod)?;
-            self.readers_behind = false;
-        }
+        if self.readers_behind { self.wait() } else { Ok(()) }
+    }
+
+    /// Waits until every packet that has begun has ended.
+    fn wait(&mut self) -> Result<(), MapFault> {
+        grace_period().map_err(MapFault::GracePeriod)?;
+        self.readers_behind = false;
+        self.memory_behind = false;
         Ok(())
     }
 
@@ -189,7 +221,12 @@ impl KernelMaps {
         Ok(KernelState {
             generation: self.control.read()?.generation,
             endpoints,
-            peers: self.peers.iter().collect::<Result<_, _>>().map_err(access("peers"))?,
+            peers: self
+                .peers
+                .iter()
+                .map(|entry| entry.map(|(address, peer)| (address, peer.class)))
+                .collect::<Result<_, _>>()
+                .map_err(access("peers"))?,
             cidrs: prefixes(self.cidrs.iter()).map_err(access("cidrs"))?,
             decisions: prefixes(self.decisions.iter()).map_err(access("decisions"))?,
         })
@@ -200,6 +237,10 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault`].
     pub fn set_slot(&mut self, ifindex: u32, slot: u32) -> Result<(), MapFault> {
+        if ifindex >= SLOTS_BY_INDEX && slot != SLOT_NONE {
+            // What is added to a hash has the memory of what was replaced or removed before.
+            self.wait()?;
+        }
         // A packet that has read the former slot must not meet the next pod in it.
         self.readers_behind = true;
         if ifindex < SLOTS_BY_INDEX {

@@ -11,7 +11,8 @@ pub struct Control {
     /// [`super::ABI_VERSION`] of the agent that made the tables.
     pub abi_version: u32,
     /// The generation that packets see; see [`super::Versioned`]. Starts at 1 and only grows. At
-    /// `u32::MAX` (130 years at one change a second) the agent makes new tables, as for a new ABI.
+    /// `u32::MAX` (130 years at one change a second) the agent refuses any further change, by name, and
+    /// the next agent makes new tables, as for a new ABI.
     pub generation: u32,
     /// Drop records per endpoint and second that `events` takes at most; 0: none.
     pub event_rate: u32,

@@ -26,11 +26,11 @@ pub use decision::{Decision, DecisionKey, PROTOCOL_ANY, Verdict};
 pub use endpoint::{Direction, ENDPOINT_MAX, Endpoint, EndpointFlags, SLOT_NONE, SLOTS_BY_INDEX};
 pub use event::{Event, EventBudget};
 pub use flow::{Flow, FlowKey, FlowState};
-pub use peer::{CIDR_KEY_BITS, CidrKey, UNCLASSIFIED};
+pub use peer::{CIDR_KEY_BITS, CidrKey, PeerClass, UNCLASSIFIED, bpf_spin_lock};
 pub use versioned::Versioned;
 
 /// Version of the table layout and meaning. Pins made by another version are never adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Number of a policy set: the ordered policies that apply to an endpoint in one direction.
 /// [`SET_NONE`] means that nothing isolates the endpoint in that direction.

@@ -5,10 +5,43 @@ use super::{Address, ClassId, SetId, Versioned};
 /// The class of every address that no predicate in force tells from another; as a table value,
 /// "absent".
 ///
-/// `peers`: hash, key [`Address`], value `Versioned<ClassId>`: the classes of pod addresses, over all
-/// policy sets of the node. Written by the agent. When it is full, every set whose decisions would
-/// need the missing peers is closed.
+/// `peers`: hash, key [`Address`], value [`PeerClass`]: the classes of pod addresses, over all policy
+/// sets of the node. Written by the agent. When it is full, every set whose decisions would need the
+/// missing peers is closed.
 pub const UNCLASSIFIED: ClassId = 0;
+
+/// Value of `peers`.
+///
+/// The kernel replaces an element of a hash by another one and gives the old one's memory to the next
+/// that is added, with no regard to who still reads it. Only with a lock in the value can an element
+/// be written in place (`BPF_F_LOCK`), as [`Versioned`] wants it. Readers take no lock: they do not
+/// look at the version that is being written.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerClass {
+    /// The class.
+    pub class: Versioned<ClassId>,
+    lock: bpf_spin_lock,
+    reserved: u32,
+}
+
+/// The kernel's lock, which it knows by this name. Programs must not touch it; to user space it reads
+/// as zero.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct bpf_spin_lock {
+    val: u32,
+}
+
+const _: () = assert!(size_of::<PeerClass>() == 24);
+const _: () = assert!(core::mem::offset_of!(PeerClass, lock) == 16);
+
+impl PeerClass {
+    /// A value to write.
+    pub const fn new(class: Versioned<ClassId>) -> Self {
+        Self { class, lock: bpf_spin_lock { val: 0 }, reserved: 0 }
+    }
+}
 
 /// Key data of `cidrs` (LPM trie), value `Versioned<ClassId>`: the class of addresses that are no
 /// pod's, per policy set. Each prefix carries the class of *all* blocks of that set which cover it
@@ -57,3 +90,6 @@ impl PartialOrd for CidrKey {
 // SAFETY: `u32` and `Address`, no padding, every bit pattern valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for CidrKey {}
+// SAFETY: `u32` fields only, no padding (24 bytes, asserted above), every bit pattern valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for PeerClass {}

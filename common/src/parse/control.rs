@@ -1,6 +1,6 @@
 //! Packets that keep a link working and pass without policy, and the source check.
 
-use super::{Packet, Transport, protocol};
+use super::{Bytes, Packet, Transport, header, protocol};
 use crate::abi::{Address, Direction, Endpoint};
 
 /// ICMPv6 message types.
@@ -10,7 +10,6 @@ mod message {
     pub(super) const MLD_DONE: u16 = 132;
     pub(super) const ROUTER_SOLICITATION: u16 = 133;
     pub(super) const ROUTER_ADVERTISEMENT: u16 = 134;
-    pub(super) const NEIGHBOUR_SOLICITATION: u16 = 135;
     pub(super) const NEIGHBOUR_ADVERTISEMENT: u16 = 136;
     pub(super) const REDIRECT: u16 = 137;
     pub(super) const MLD2_REPORT: u16 = 143;
@@ -20,6 +19,13 @@ mod message {
 /// 7.1), multicast listener discovery only with 1 (RFC 2710 section 3, RFC 3810 section 5).
 const ND_HOP_LIMIT: u8 = 255;
 const MLD_HOP_LIMIT: u8 = 1;
+
+/// Frames of neighbour discovery that a pod needs are not longer: two tags, the IPv6 header, and a
+/// message with two options of eight bytes (a link-layer address and a nonce, RFC 7527). Whatever else
+/// there were room for, extension headers and trailers included, would be data that nobody judges.
+const ND_FRAME_MAX: u32 = 14 + 2 * 4 + 40 + ND_LENGTH + 2 * 8;
+/// Length of a neighbour solicitation or advertisement without options.
+const ND_LENGTH: u32 = 24;
 
 /// UDP ports of DHCP (RFC 2131 section 4.1) and DHCPv6 (RFC 8415 section 7.2).
 const DHCP_SERVER: u16 = 67;
@@ -35,22 +41,86 @@ const DHCP6_SERVERS: Address =
     Address::from_octets([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2]);
 
 /// True for neighbour discovery, multicast listener discovery, duplicate address detection and an
-/// address's first DHCP exchange. ARP is a [`super::Frame`] of its own.
+/// address's first DHCP exchange, to or from the endpoint. ARP is a [`super::Frame`] of its own.
 ///
 /// A pod is no router: its router advertisements and redirects are judged like anything else.
 #[inline(always)]
-pub fn is_control(packet: &Packet, direction: Direction) -> bool {
+pub fn is_control<B: Bytes + ?Sized>(
+    bytes: &B,
+    packet: &Packet,
+    endpoint: &Endpoint,
+    direction: Direction,
+) -> bool {
     match packet.transport {
+        Transport::Neighbour { .. } => is_neighbour_discovery(bytes, packet, endpoint),
         Transport::OtherIcmp if packet.protocol == protocol::ICMPV6 => {
-            is_discovery(packet, direction)
+            is_discovery(bytes, packet, direction)
         }
         Transport::Udp => is_dhcp(packet, direction),
         _ => false,
     }
 }
 
+/// A neighbour solicitation or advertisement that stays on the link and carries nothing but what
+/// neighbours have to know.
+///
+/// A router drops none of them for what they are, so a destination beyond the link would be a way out
+/// that no policy sees: it must be a group of the link, a link-local address, or one that shares the
+/// first 64 bits with the pod's (RFC 7421), which is as much as is known here of what is on the link.
 #[inline(always)]
-fn is_discovery(packet: &Packet, direction: Direction) -> bool {
+fn is_neighbour_discovery<B: Bytes + ?Sized>(
+    bytes: &B,
+    packet: &Packet,
+    endpoint: &Endpoint,
+) -> bool {
+    let Packet { source, destination, .. } = packet;
+    let Some(target) = target(bytes, packet) else { return false };
+    if packet.icmp & 0xff != 0
+        || packet.hop_limit != ND_HOP_LIMIT
+        || bytes.length() > ND_FRAME_MAX
+        || is_multicast(&target)
+    {
+        return false;
+    }
+    let is_to_neighbour = is_link_local(destination) || is_on_link(destination, endpoint);
+    if packet.icmp >> 8 == message::NEIGHBOUR_ADVERTISEMENT {
+        return !source.is_unspecified() && (is_link_multicast(destination) || is_to_neighbour);
+    }
+    // To the group of the target's, or to the target itself to see whether it still answers. Sent from
+    // `::` in duplicate address detection, to the group only (RFC 4862 section 5.4.2).
+    is_solicited_node(destination)
+        || (!source.is_unspecified() && *destination == target && is_to_neighbour)
+}
+
+/// True for a neighbour advertisement from the endpoint for an address that is not its own. Which
+/// link-local addresses it has is not known: one of them it must also send from, as Linux does.
+#[inline(always)]
+pub fn claims_another_target<B: Bytes + ?Sized>(
+    bytes: &B,
+    packet: &Packet,
+    endpoint: &Endpoint,
+) -> bool {
+    if packet.icmp >> 8 != message::NEIGHBOUR_ADVERTISEMENT {
+        return false;
+    }
+    match target(bytes, packet) {
+        Some(target) => {
+            !endpoint.owns(&target) && !(is_link_local(&target) && target == packet.source)
+        }
+        None => false,
+    }
+}
+
+/// The address that a neighbour solicitation or advertisement is about.
+#[inline(always)]
+fn target<B: Bytes + ?Sized>(bytes: &B, packet: &Packet) -> Option<Address> {
+    let Transport::Neighbour { message } = packet.transport else { return None };
+    let words: [u32; 6] = header(bytes, message, ND_LENGTH, bytes.length()).ok()?;
+    Some(Address::from_words([words[2], words[3], words[4], words[5]]))
+}
+
+#[inline(always)]
+fn is_discovery<B: Bytes + ?Sized>(bytes: &B, packet: &Packet, direction: Direction) -> bool {
     let code = packet.icmp & 0xff;
     // Who has no address yet can be answered at a group only.
     if packet.source.is_unspecified() && !is_link_multicast(&packet.destination) {
@@ -61,13 +131,8 @@ fn is_discovery(packet: &Packet, direction: Direction) -> bool {
         message::ROUTER_SOLICITATION => {
             code == 0
                 && packet.hop_limit == ND_HOP_LIMIT
+                && bytes.length() <= ND_FRAME_MAX
                 && (is_link_multicast(&packet.destination) || is_link_local(&packet.destination))
-        }
-        // Sent from `::` in duplicate address detection (RFC 4862 section 5.4.2). The destination may
-        // be a neighbour's address of any kind: which of them are on the link is not known here.
-        message::NEIGHBOUR_SOLICITATION => code == 0 && packet.hop_limit == ND_HOP_LIMIT,
-        message::NEIGHBOUR_ADVERTISEMENT => {
-            code == 0 && packet.hop_limit == ND_HOP_LIMIT && !packet.source.is_unspecified()
         }
         message::ROUTER_ADVERTISEMENT | message::REDIRECT => {
             code == 0
@@ -126,6 +191,23 @@ const fn is_multicast(address: &Address) -> bool {
 #[inline(always)]
 const fn is_link_multicast(address: &Address) -> bool {
     u32::from_be(address.words()[0]) >> 16 == 0xff02
+}
+
+/// ff02::1:ff00:0/104, the groups that neighbours are asked at (RFC 4291 section 2.7.1).
+#[inline(always)]
+const fn is_solicited_node(address: &Address) -> bool {
+    let [first, second, third, last] = address.words();
+    u32::from_be(first) == 0xff02_0000
+        && second == 0
+        && u32::from_be(third) == 1
+        && u32::from_be(last) >> 24 == 0xff
+}
+
+/// Shares its first 64 bits with the pod's address.
+#[inline(always)]
+const fn is_on_link(address: &Address, endpoint: &Endpoint) -> bool {
+    let ([first, second, ..], [own_first, own_second, ..]) = (address.words(), endpoint.v6.words());
+    !endpoint.v6.is_unspecified() && first == own_first && second == own_second
 }
 
 /// fe80::/10.

@@ -21,6 +21,8 @@ mod message {
     pub(super) const V6_ERROR_LAST: u32 = 4;
     pub(super) const V6_ECHO_REQUEST: u32 = 128;
     pub(super) const V6_ECHO_REPLY: u32 = 129;
+    pub(super) const NEIGHBOUR_SOLICITATION: u32 = 135;
+    pub(super) const NEIGHBOUR_ADVERTISEMENT: u32 = 136;
 }
 
 /// Reads the message at `offset` of a packet that ends at `end`; `packet.protocol` says which of the
@@ -60,6 +62,9 @@ fn set_transport(packet: &mut Packet, words: [u32; 2], quote: u32) {
             | message::PARAMETER_PROBLEM,
         )
         | (true, message::V6_ERROR_FIRST..=message::V6_ERROR_LAST) => Transport::Error { quote },
+        (true, message::NEIGHBOUR_SOLICITATION | message::NEIGHBOUR_ADVERTISEMENT) => {
+            Transport::Neighbour { message: quote - LENGTH }
+        }
         _ => Transport::OtherIcmp,
     };
 }
@@ -103,7 +108,7 @@ pub fn quoted<B: Bytes + ?Sized>(bytes: &B, error: &Packet) -> Option<Packet> {
         protocol::SCTP => inner.transport = Transport::Sctp { chunk: 0 },
         p if p == error.protocol => {
             inner.icmp = (u32::from_be(words[0]) >> 16) as u16;
-            set_transport(&mut inner, words, 0);
+            set_transport(&mut inner, words, offset + LENGTH);
             return Some(inner);
         }
         _ => return None,

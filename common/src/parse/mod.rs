@@ -5,6 +5,7 @@
 //! to hold it: every length is checked against the header before it and against the packet, and a
 //! port is only ever taken from a transport header that is there as a whole.
 
+mod arp;
 mod control;
 mod icmp;
 mod ipv4;
@@ -14,7 +15,7 @@ mod transport;
 use crate::abi::Address;
 use crate::reason::Reason;
 
-pub use control::{is_control, source_is_acceptable};
+pub use control::{claims_another_target, is_control, source_is_acceptable};
 pub use icmp::quoted;
 pub use transport::{sctp_chunk, tcp_flag};
 
@@ -106,14 +107,16 @@ pub enum Transport {
         /// Where the quoted packet begins.
         quote: u32,
     },
+    /// A neighbour solicitation or advertisement.
+    Neighbour {
+        /// Where the ICMPv6 message begins.
+        message: u32,
+    },
     /// Any other ICMP or ICMPv6 message.
     OtherIcmp,
 }
 
 /// What was read of a packet. Fields that were not reached keep their zeros.
-///
-/// All-zero memory is `Packet::default()`: the kernel program makes it that way, because writing the
-/// fields one by one ends in a loop over bytes there.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
@@ -153,7 +156,7 @@ impl Packet {
 /// What kind of frame it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// ARP (RFC 826): nothing in it is policy's business.
+    /// ARP (RFC 826): source and destination are the sender's and the target's protocol address.
     Arp,
     /// An IPv4 or IPv6 packet, read up to and including its transport header.
     Ip,
@@ -202,7 +205,7 @@ pub fn parse<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<Frame,
     match ethertype {
         ethertype::IPV4 => ipv4::parse(bytes, offset, packet).map(|()| Frame::Ip),
         ethertype::IPV6 => ipv6::parse(bytes, offset, packet).map(|()| Frame::Ip),
-        ethertype::ARP => Ok(Frame::Arp),
+        ethertype::ARP => arp::parse(bytes, offset, packet).map(|()| Frame::Arp),
         _ if is_tag(ethertype) => Err(Reason::VlanDepth),
         _ => Err(Reason::UnknownEthertype),
     }
@@ -243,16 +246,4 @@ const fn first_fragment(read: &Result<(), Reason>) -> Reason {
 #[inline(always)]
 const fn later_fragment(protocol: u8, position: u32) -> Reason {
     if position < transport::length_min(protocol) { Reason::TinyFragment } else { Reason::Fragment }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Packet;
-
-    #[test]
-    fn zeroed_memory_is_the_default() {
-        // SAFETY: integers and a `bool`, for which zero is valid, and an enum with a value for zero.
-        let zeroed: Packet = unsafe { core::mem::zeroed() };
-        assert_eq!(zeroed, Packet::default());
-    }
 }

@@ -1,6 +1,6 @@
 //! Making a failing case smaller.
 
-use sluice_policy::model::{Change, Peers, Policy, Ports, Rule, World};
+use sluice_policy::model::{Change, Peers, Pod, Policy, Ports, Rule, World};
 
 use super::Case;
 
@@ -64,9 +64,8 @@ fn smaller_worlds(world: &World) -> Vec<World> {
             pod.addresses.remove(at);
             without(Change::Pod(name.clone(), Some(pod)));
         }
-        for key in pod.labels.keys() {
-            let mut pod = pod.clone();
-            pod.labels.remove(key);
+        for (key, _) in pod.labels.iter() {
+            let pod = Pod { labels: pod.labels.without(key), ..pod.clone() };
             without(Change::Pod(name.clone(), Some(pod)));
         }
     }

@@ -49,9 +49,7 @@ pub(super) fn add_namespace(dice: &mut Dice, world: &mut World) {
 }
 
 pub(super) fn namespace_labels(dice: &mut Dice, name: &str) -> Labels {
-    let mut labels = labels(dice);
-    labels.insert(NAME_LABEL.to_owned(), name.to_owned());
-    labels
+    labels(dice).with(NAME_LABEL, name)
 }
 
 pub(super) fn add_pod(dice: &mut Dice, world: &mut World) {

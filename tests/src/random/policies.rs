@@ -94,7 +94,7 @@ fn peers(dice: &mut Dice) -> Peers {
 
 fn peer(dice: &mut Dice) -> Peer {
     if dice.chance(50) {
-        Peer::Pods(pod_selector(dice))
+        Peer::Pods(pod_selector(dice).into())
     } else {
         Peer::Block(addresses::block(dice))
     }

@@ -160,7 +160,7 @@ fn of_labels(selector: &PodSelector, name: &PodName, labels: &Labels) -> Mismatc
             pod: name.clone(),
             key: unmet.key.clone(),
             wanted: describe::requirement(unmet),
-            has: labels.get(&unmet.key).cloned(),
+            has: labels.get(&unmet.key).map(str::to_owned),
         },
         // Not reached for a selector that does not match.
         None => Mismatch::Empty,

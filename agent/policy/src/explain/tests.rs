@@ -96,7 +96,7 @@ fn an_except_is_named() {
 
 #[test]
 fn ports_protocols_and_names_are_told_apart() {
-    let to_b = || Peers::Of(vec![Peer::Pods(with_app("b"))]);
+    let to_b = || Peers::Of(vec![Peer::Pods(with_app("b").into())]);
     let named =
         Ports::Of(vec![PortMatch::Named { protocol: Protocol::Tcp, name: "web".to_owned() }]);
     assert_eq!(
@@ -132,7 +132,7 @@ fn ports_protocols_and_names_are_told_apart() {
 
 #[test]
 fn peers_say_why_each_of_them_does_not_match() {
-    let selector = || Peers::Of(vec![Peer::Pods(with_app("c"))]);
+    let selector = || Peers::Of(vec![Peer::Pods(with_app("c").into())]);
     assert_eq!(
         misses(rule(selector(), Ports::Any), &ask("10.244.0.2", 6, 80)),
         [
@@ -170,7 +170,7 @@ fn a_policy_without_rules_says_so() {
 
 #[test]
 fn an_allow_names_its_rule() {
-    let world = world(vec![rule(Peers::Of(vec![Peer::Pods(with_app("b"))]), Ports::Any)]);
+    let world = world(vec![rule(Peers::Of(vec![Peer::Pods(with_app("b").into())]), Ports::Any)]);
     let explanation = explain(&world, &ask("10.244.0.2", 6, 80));
     assert!(matches!(&explanation.remote, Remote::Pod(pod) if pod.name == "b"));
     assert_eq!(

@@ -84,6 +84,11 @@ impl Bench {
         self.0.pods.entry(pod_name(name)).or_default()
     }
 
+    fn label(&mut self, pod: &str, key: &str, value: &str) {
+        let pod = self.pod(pod);
+        pod.labels = pod.labels.with(key, value);
+    }
+
     fn names_port(mut self, pod: &str, name: &str, protocol: Protocol, port: u16) -> Self {
         self.pod(pod).ports.push(NamedPort { name: name.to_owned(), protocol, port });
         self
@@ -157,7 +162,7 @@ fn pod_name(text: &str) -> PodName {
 }
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
-    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    pairs.iter().copied().collect()
 }
 
 fn set(values: &[&str]) -> BTreeSet<String> {
@@ -179,7 +184,8 @@ fn everything() -> Selector {
 
 /// A `podSelector` peer of a policy in `x`.
 fn pods(selector: Selector) -> Peer {
-    Peer::Pods(PodSelector { namespaces: Namespaces::Named("x".to_owned()), pods: selector })
+    let namespaces = Namespaces::Named("x".to_owned());
+    Peer::Pods(PodSelector { namespaces, pods: selector }.into())
 }
 
 /// A `namespaceSelector` peer.
@@ -189,7 +195,7 @@ fn namespaces(selector: Selector) -> Peer {
 
 /// A peer with `namespaceSelector` and `podSelector`.
 fn both(namespaces: Selector, pods: Selector) -> Peer {
-    Peer::Pods(PodSelector { namespaces: Namespaces::Matching(namespaces), pods })
+    Peer::Pods(PodSelector { namespaces: Namespaces::Matching(namespaces), pods }.into())
 }
 
 fn block(cidr: &str, except: &[&str]) -> Peer {

@@ -27,7 +27,7 @@ fn namespace() -> impl Strategy<Value = String> {
 fn labels() -> impl Strategy<Value = Labels> {
     let key = select(&KEYS[..]).prop_map(str::to_owned);
     let value = select(&VALUES[..]).prop_map(str::to_owned);
-    prop::collection::btree_map(key, value, 0..3)
+    prop::collection::vec((key, value), 0..3).prop_map(Labels::from_iter)
 }
 
 /// 10.0.0.0 to .7 and their IPv6 companions: pods and outsiders alike.
@@ -93,7 +93,10 @@ fn port() -> impl Strategy<Value = PortMatch> {
 }
 
 fn rule(actions: &'static [Action]) -> impl Strategy<Value = Rule> {
-    let peer = prop_oneof![pod_selector().prop_map(Peer::Pods), block().prop_map(Peer::Block)];
+    let peer = prop_oneof![
+        pod_selector().prop_map(|pods| Peer::Pods(pods.into())),
+        block().prop_map(Peer::Block)
+    ];
     let peers = prop_oneof![
         1 => Just(Peers::Any),
         4 => prop::collection::vec(peer, 0..4).prop_map(Peers::Of),

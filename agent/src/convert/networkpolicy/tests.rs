@@ -111,18 +111,19 @@ fn peers_without_a_namespace_selector_stay_in_the_namespace_of_the_policy() {
     let requirement = |key: &str, operator| Selector {
         requirements: [Requirement { key: key.into(), operator }].into(),
     };
-    let expected = vec![
-        Peer::Pods(pods_of("y", Selector::default())),
-        Peer::Pods(PodSelector {
+    let expected = [
+        pods_of("y", Selector::default()),
+        PodSelector {
             namespaces: Namespaces::Matching(Selector::default()),
             pods: Selector::default(),
-        }),
-        Peer::Pods(PodSelector {
+        },
+        PodSelector {
             namespaces: Namespaces::Matching(requirement("a", Operator::In(["b".into()].into()))),
             pods: requirement("c", Operator::Exists),
-        }),
+        },
     ];
-    assert_eq!(ingress[0].peers, Peers::Of(expected));
+    let expected = expected.map(|pods| Peer::Pods(pods.into()));
+    assert_eq!(ingress[0].peers, Peers::Of(expected.into()));
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn case_09_operators_follow_the_api() {
     let reaches = |operator: Operator, pod: &str| {
         let rule = allow(vec![pods(selector("tier", operator))]);
         let mut bench = bench().ingress("p", vec![rule]);
-        bench.pod("x/b").labels.insert("tier".to_owned(), "web".to_owned());
+        bench.label("x/b", "tier", "web");
         bench.allows(pod, "x/a", tcp(80))
     };
     // x/b has tier=web, x/c has no such key.
@@ -132,7 +132,7 @@ fn case_11_policies_add_up_and_the_first_is_named() {
 fn case_12_relabelling_flips_both_ways() {
     let rule = allow(vec![both(with("ns", "y"), with("pod", "b"))]);
     let mut bench = bench().ingress("p", vec![rule]);
-    bench.pod("y/c").labels.insert("pod".to_owned(), "b".to_owned());
+    bench.label("y/c", "pod", "b");
     assert!(bench.allows("y/c", "x/a", tcp(80)));
     bench.0.namespaces.insert("y".to_owned(), labels(&[("ns", "other")]));
     assert!(bench.denies("y/b", "x/a", tcp(80)));
@@ -148,10 +148,11 @@ fn case_12_relabelling_flips_both_ways() {
 fn case_13_a_relabelled_replica_leaves_its_siblings() {
     let mut bench = bench().policy("x/p", with("app", "web"), Some(vec![]), None);
     for name in ["x/a", "x/b"] {
-        bench.pod(name).labels.insert("app".to_owned(), "web".to_owned());
+        bench.label(name, "app", "web");
     }
     assert!(bench.denies("y/a", "x/a", tcp(80)) && bench.denies("y/a", "x/b", tcp(80)));
-    bench.pod("x/b").labels.remove("app");
+    let x_b = bench.pod("x/b");
+    x_b.labels = x_b.labels.without("app");
     assert!(bench.denies("y/a", "x/a", tcp(80)));
     assert!(bench.allows("y/a", "x/b", tcp(80)));
 }
