@@ -3,6 +3,7 @@
 //! Both are processes of the test, on loopback addresses that nobody else can reach. What is asked of
 //! them is asked by a thread in that namespace.
 
+mod cluster;
 mod etcd;
 mod objects;
 mod watcher;
@@ -24,6 +25,7 @@ use nix::unistd::Pid;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+pub use self::cluster::cluster;
 pub use self::objects::{allow, namespace, node, pod};
 pub use self::watcher::Watcher;
 
@@ -70,6 +72,8 @@ pub struct ApiServer {
     directory: tempfile::TempDir,
     etcd: Option<Process>,
     server: Option<Process>,
+    /// Further arguments of the API server.
+    arguments: Vec<String>,
     runtime: Runtime,
     client: Option<Client>,
 }
@@ -151,6 +155,7 @@ impl ApiServer {
             directory,
             etcd: None,
             server: None,
+            arguments: Vec::new(),
             runtime: Runtime::new(netns),
             client: None,
         };
@@ -207,7 +212,7 @@ impl ApiServer {
     /// Where it does not become ready.
     pub fn start_server(&mut self) {
         let path = |name: &str| self.path(name).display().to_string();
-        let arguments = [
+        let mut arguments = vec![
             "--etcd-servers=http://127.0.0.1:2379".to_owned(),
             "--bind-address=127.0.0.1".to_owned(),
             "--advertise-address=127.0.0.1".to_owned(),
@@ -224,9 +229,15 @@ impl ApiServer {
             "--endpoint-reconciler-type=none".to_owned(),
             "--max-requests-inflight=800".to_owned(),
         ];
+        arguments.extend(self.arguments.iter().cloned());
         let process = self.spawn("kube-apiserver", &arguments);
         self.server = Some(process);
         self.wait_until_ready();
+    }
+
+    /// Starts it with a further argument from now on.
+    pub fn add_argument(&mut self, argument: &str) {
+        self.arguments.push(argument.into());
     }
 
     /// Kills the API server; etcd goes on.

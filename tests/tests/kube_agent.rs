@@ -7,46 +7,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sluice::status::EnforcementState;
-use sluice_tests::apiserver::{ApiServer, allow, assets_or_say_so, namespace, node, pod};
+use sluice_tests::apiserver::{cluster, pod};
 use sluice_tests::node::{NODE, Node};
-use sluice_tests::traffic::{CLIENT, OPEN, SERVER, Traffic, bind};
+use sluice_tests::traffic::{OPEN, SERVER, Traffic, bind};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
 const LOST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 9);
-const ACCOUNT: &str = "kube-system/sluice";
 const USER: &str = "system:serviceaccount:kube-system:sluice";
 
 /// For what takes a second or two, or the pause of a watch after failures.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The rights that are shipped, object by object.
-fn shipped_rights() -> Vec<Value> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/rbac.yaml");
-    let text = std::fs::read_to_string(path).expect("deploy/rbac.yaml");
-    let documents = sluice::manifest::yaml::documents(&text).into_iter();
-    documents.map(|document| document.expect("YAML").value()).collect()
-}
-
-/// A node with a client and a server, the API server on its loopback, where both are pods, and the
-/// policy that lets the client reach the server on [`OPEN`].
-fn cluster() -> Option<(Node, ApiServer)> {
-    let assets = assets_or_say_so()?;
-    let mut machine = Node::new(BINARY);
-    machine.add_pod("client", CLIENT);
-    machine.add_pod("server", SERVER);
-    let server = ApiServer::start(&machine.netns_path("node"), assets);
-    server.apply(namespace("x"));
-    server.apply(node(NODE));
-    server.apply_pod(pod("client", NODE, CLIENT, "client"));
-    server.apply_pod(pod("server", NODE, SERVER, "server"));
-    server.apply(allow("allow-clients", "server", "client", OPEN));
-    for object in shipped_rights() {
-        server.apply(object);
-    }
-    let kubeconfig = server.kubeconfig("agent", &server.token(ACCOUNT));
-    machine.watch_api_server(&kubeconfig);
-    Some((machine, server))
-}
 
 /// Sends a datagram from the client to the server on [`OPEN`], and says whether it came.
 fn reaches(machine: &Node, server: &UdpSocket) -> bool {
@@ -75,7 +45,7 @@ fn until(what: &str, machine: &Node, mut holds: impl FnMut() -> bool) -> Duratio
 
 #[test]
 fn a_policy_of_the_api_server_is_enforced_and_follows_a_relabel() {
-    let Some((machine, server)) = cluster() else { return };
+    let Some((machine, server)) = cluster(BINARY) else { return };
     let _agent = machine.start_agent();
     assert_eq!(machine.endpoint("x/server").state, EnforcementState::Enforced);
     let status = machine.status();
@@ -104,7 +74,7 @@ fn a_policy_of_the_api_server_is_enforced_and_follows_a_relabel() {
 
 #[test]
 fn the_agent_has_the_rights_that_it_needs_and_no_other() {
-    let Some((_machine, server)) = cluster() else { return };
+    let Some((_machine, server)) = cluster(BINARY) else { return };
     let read = [
         ("", "namespaces"),
         ("", "nodes"),
@@ -135,7 +105,7 @@ fn the_agent_has_the_rights_that_it_needs_and_no_other() {
 
 #[test]
 fn traffic_goes_on_by_policy_while_the_api_server_goes_and_comes() {
-    let Some((machine, mut server)) = cluster() else { return };
+    let Some((machine, mut server)) = cluster(BINARY) else { return };
     let agent = machine.start_agent();
     let traffic = Traffic::start(&machine);
     server.stop_server();

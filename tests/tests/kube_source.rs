@@ -167,6 +167,35 @@ fn a_server_that_does_not_answer_changes_nothing_and_is_heard_again() {
     watcher.until("the new label", |watcher| app(&watcher.world, "a").as_deref() == Some("db"));
 }
 
+/// Lists of pods that the server has streamed since it started.
+fn streamed(server: &ApiServer) -> u64 {
+    let metrics = server.text("/metrics");
+    let counts = metrics.lines().filter(|line| {
+        line.starts_with("apiserver_watch_list_duration_seconds_count")
+            && line.contains("resource=\"pods\"")
+    });
+    counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn lists_are_streamed_and_where_the_server_does_not_stream_them_paged() {
+    let Some(Setup { mut server, _netns }) = Setup::new() else { return };
+    server.apply_pod(pod("a", NODE, A, "web"));
+    // The server watches itself too: only what this watch adds counts.
+    let before = streamed(&server);
+    let mut watcher = Watcher::start(&server, server.admin_kubeconfig(), NODE);
+    watcher.until_synced();
+    assert_eq!(streamed(&server), before + 1);
+    server.stop_server();
+    server.add_argument("--feature-gates=WatchList=false,WatchListClient=false");
+    server.start_server();
+    let mut watcher = Watcher::start(&server, server.admin_kubeconfig(), NODE);
+    watcher.until_synced();
+    assert_eq!(address(&watcher.world, "a"), Some(A.to_string()));
+    assert_eq!(streamed(&server), 0);
+    assert!(watcher.watches.values().all(|watch| watch.connected && watch.synced));
+}
+
 #[test]
 fn pods_release_their_addresses_and_come_back_under_their_names() {
     let Some(setup) = Setup::new() else { return };

@@ -2,12 +2,16 @@
 
 use std::net::Ipv4Addr;
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, Error};
 use serde_json::{Value, json};
 
 use super::ApiServer;
+
+/// Requests under way together.
+const AT_ONCE: usize = 32;
 
 /// The API's name for a kind's collection and its group.
 fn resource(kind: &str) -> ApiResource {
@@ -78,6 +82,67 @@ impl ApiServer {
             api.patch_status(&own, &PatchParams::default(), &Patch::Merge(&status)).await
         });
         done.unwrap_or_else(|error| panic!("status of {name}: {error}"));
+    }
+
+    /// Makes or changes many objects, several at a time; pods with their status.
+    ///
+    /// # Panics
+    /// Where the server refuses one.
+    pub fn apply_all(&self, objects: Vec<Value>) {
+        let client = self.client();
+        let apply = move |object: Value| {
+            let (kind, name) = name_of(&object);
+            let (api, own) = api(client.clone(), &kind, &name);
+            async move {
+                let status = object.get("status").map(|status| json!({"status": status}));
+                let parameters = PatchParams::apply("test").force();
+                api.patch(&own, &parameters, &Patch::Apply(&object)).await?;
+                if let Some(status) = status {
+                    let parameters = PatchParams::default();
+                    api.patch_status(&own, &parameters, &Patch::Merge(&status)).await?;
+                }
+                Ok::<(), Error>(())
+            }
+        };
+        self.at_once(objects.into_iter().map(apply));
+    }
+
+    /// Deletes many objects of a kind, several at a time.
+    ///
+    /// # Panics
+    /// Where one is not there.
+    pub fn delete_all(&self, kind: &str, names: Vec<String>) {
+        let client = self.client();
+        let kind = kind.to_owned();
+        let delete = move |name: String| {
+            let (api, own) = api(client.clone(), &kind, &name);
+            async move {
+                let parameters = DeleteParams::default().grace_period(0);
+                api.delete(&own, &parameters).await.map(|_| ())
+            }
+        };
+        self.at_once(names.into_iter().map(delete));
+    }
+
+    fn at_once<F>(&self, requests: impl Iterator<Item = F> + Send + 'static)
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let done = self.run(async move {
+            let requests = stream::iter(requests).buffer_unordered(AT_ONCE);
+            requests.try_collect::<Vec<()>>().await
+        });
+        done.expect("the server takes all of them");
+    }
+
+    /// What the server answers to a path, as text.
+    ///
+    /// # Panics
+    /// Where it does not answer.
+    pub fn text(&self, path: &str) -> String {
+        let client = self.client();
+        let request = http::Request::get(path).body(Vec::new()).expect("a request");
+        self.run(async move { client.request_text(request).await }).expect("an answer")
     }
 
     /// Changes a part of an object.
