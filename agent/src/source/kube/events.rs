@@ -34,14 +34,17 @@ const HOLD: Duration = Duration::from_secs(10);
 /// A trouble that lasts is said again after this: Events are kept for an hour.
 const REPEAT: Duration = Duration::from_secs(3900);
 
-/// Between two Events, so that many troubles at once are no burden on the server.
-const GAP: Duration = Duration::from_millis(50);
+/// Events that may be sent at once; each leaves room for another after [`REFILL`].
+const BURST: u32 = 25;
+
+/// See [`BURST`].
+const REFILL: Duration = Duration::from_secs(5);
 
 /// After the server could not be reached.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// All agents notice a broken policy at once; each waits for a part of this before it says so.
-const SPREAD: Duration = Duration::from_secs(2);
+const SPREAD: Duration = Duration::from_secs(3);
 
 /// Longest note that the API takes, in bytes.
 const NOTE_MAX: usize = 1024;
@@ -103,6 +106,34 @@ pub(super) struct Regarding {
     pub(super) uid: Box<str>,
 }
 
+/// How many Events may be sent now: many troubles at once must be no burden on the server, least of
+/// all where thousands of agents see the same ones.
+struct Budget {
+    left: u32,
+    /// From when on time counts towards the next.
+    since: Instant,
+}
+
+impl Budget {
+    fn full(now: Instant) -> Self {
+        Self { left: BURST, since: now }
+    }
+
+    /// True where another may be sent now, which then counts.
+    fn take(&mut self, now: Instant) -> bool {
+        while self.left < BURST && now - self.since >= REFILL {
+            self.left += 1;
+            self.since += REFILL;
+        }
+        if self.left == BURST {
+            self.since = now;
+        }
+        let some = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        some
+    }
+}
+
 /// What is known of a trouble that lasts.
 struct Lasting {
     since: Instant,
@@ -113,6 +144,7 @@ struct Lasting {
 pub(super) async fn record(client: Client, node: String, mut now: watch::Receiver<Vec<Trouble>>) {
     let mut lasting: BTreeMap<(Regarding, Reason, String), Lasting> = BTreeMap::new();
     let mut refused = BTreeSet::new();
+    let mut budget = Budget::full(Instant::now());
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let spread = SPREAD.mul_f64(f64::from(hash(&node) as u32) / f64::from(u32::MAX));
@@ -133,6 +165,9 @@ pub(super) async fn record(client: Client, node: String, mut now: watch::Receive
             if !is_due {
                 continue;
             }
+            if !budget.take(Instant::now()) {
+                break;
+            }
             match say(&client, &node, trouble).await {
                 Ok(()) => state.said = Some(Instant::now()),
                 Err(::kube::Error::Api(status)) => {
@@ -147,7 +182,6 @@ pub(super) async fn record(client: Client, node: String, mut now: watch::Receive
                     break;
                 }
             }
-            sleep(GAP).await;
         }
     }
 }
@@ -232,6 +266,16 @@ mod tests {
         let name = |node, note| event(node, &trouble(note)).metadata.name.expect("a name");
         assert_eq!(name("node-1", "wrong"), name("node-2", "wrong"));
         assert_ne!(name("node-1", "wrong"), name("node-1", "wrong too"));
+    }
+
+    #[test]
+    fn no_more_is_sent_at_once_than_the_budget_has() {
+        let begin = Instant::now();
+        let mut budget = Budget::full(begin);
+        let taken = |budget: &mut Budget, now| (0..100).filter(|_| budget.take(now)).count();
+        assert_eq!(taken(&mut budget, begin), 25);
+        assert_eq!(taken(&mut budget, begin + REFILL * 2), 2);
+        assert_eq!(taken(&mut budget, begin + REFILL * 1000), 25);
     }
 
     #[test]

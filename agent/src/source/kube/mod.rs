@@ -202,6 +202,10 @@ impl Hub {
         }
         let changes = self.gate.release();
         if !changes.is_empty() {
+            // A pod in trouble may be another one by now, under the same name.
+            if !self.pods.is_empty() {
+                self.say();
+            }
             events.push(Event::Changes(changes));
         }
         let faults = self.faults_now();

@@ -260,6 +260,34 @@ fn a_watch_that_fails_is_named_and_changes_nothing_else() {
 }
 
 #[test]
+fn pods_in_trouble_are_said_with_their_reason_as_long_as_they_are_there() {
+    let mut more = pod("b", "10.0.0.2", "web");
+    more.uid = "u-b".into();
+    let first = vec![(Kind::Pod, pod("a", "10.0.0.1", "web")), (Kind::Pod, more)];
+    let (mut hub, to_say) = synced(first);
+    let why = |state| (state, "because".to_owned());
+    hub.pods = PodTroubles::from([
+        ("x/a".into(), why(EnforcementState::Closed)),
+        ("x/b".into(), why(EnforcementState::NotEnforced)),
+        ("x/unknown".into(), why(EnforcementState::NotEnforced)),
+    ]);
+    hub.say();
+    let said = |to_say: &latest::Receiver<Vec<Trouble>>| -> Vec<(String, Reason)> {
+        let troubles = to_say.borrow();
+        troubles.iter().map(|t| (t.regarding.uid.to_string(), t.reason)).collect()
+    };
+    let expected = [("u".into(), Reason::PodClosed), ("u-b".into(), Reason::NotEnforced)];
+    assert_eq!(said(&to_say), expected);
+    assert!(to_say.borrow()[0].note.ends_with(": because"));
+    // The second is another pod from now on.
+    let mut again = pod("b", "10.0.0.3", "web");
+    again.uid = "u-c".into();
+    hub.take(Kind::Pod, News::Changed(again));
+    hub.due();
+    assert_eq!(said(&to_say)[1], ("u-c".into(), Reason::NotEnforced));
+}
+
+#[test]
 fn a_node_that_does_not_exist_is_a_fault() {
     let (mut hub, _to_say) = synced(Vec::new());
     assert_eq!(hub.faults_now(), Vec::<String>::new());
