@@ -95,7 +95,7 @@ pub struct ClassView {
     pub class: ClassId,
     /// Who is in it.
     pub peers: String,
-    /// Pod addresses of this class.
+    /// Pods' addresses of this class, or services' addresses and ports.
     pub addresses: usize,
     /// By protocol and ports; the narrowest that fits a packet counts.
     pub ports: Vec<PortView>,
@@ -322,7 +322,12 @@ fn direction_view(
                 UNCLASSIFIED => "everyone else".into(),
                 class => names.classes.get(&class).cloned().unwrap_or_default(),
             },
-            addresses: tables.peers.values().filter(|c| **c == class).count(),
+            addresses: tables
+                .peers
+                .values()
+                .chain(tables.vips.values())
+                .filter(|c| **c == class)
+                .count(),
             ports: port_views(&decisions, names),
         })
         .collect();

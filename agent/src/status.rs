@@ -136,6 +136,8 @@ impl TableStatus {
         vec![
             status("endpoints", tables.endpoints.len(), ENDPOINT_MAX - 1),
             status("peers", tables.peers.len(), capacity::PEERS),
+            status("vips", tables.vips.len(), capacity::VIPS),
+            status("hairpins", tables.hairpins.len(), capacity::HAIRPINS),
             status("cidrs", tables.cidrs.len(), capacity::CIDRS),
             status("decisions", tables.decisions.len(), capacity::DECISIONS),
         ]

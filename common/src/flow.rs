@@ -126,7 +126,7 @@ pub fn known(
     if opens(packet) && !continues_opening(flow) {
         return Known::First;
     }
-    if flow.generation != generation && flow.flags & Flow::FLAG_HOST == 0 {
+    if flow.generation != generation && !passes_for_good(flow) {
         return Known::Stale;
     }
     if flow.state == FlowState::Revoked as u32 {
@@ -215,6 +215,13 @@ pub const fn to_itself(generation: u32, clock: Clock) -> Flow {
 #[inline(always)]
 pub const fn is_own(flow: &Flow, key: &FlowKey, clock: Clock) -> bool {
     flow.initiator == Direction::Egress as u32 && !is_over(flow, key, clock)
+}
+
+/// True for what no policy can take back: the node's own flows, and those of the pod to itself.
+#[inline(always)]
+const fn passes_for_good(flow: &Flow) -> bool {
+    let is_own = flow.flags & Flow::FLAG_SELF != 0 && flow.initiator == Direction::Ingress as u32;
+    is_own || flow.flags & Flow::FLAG_HOST != 0
 }
 
 /// Silent for longer than its lifetime. A clock that seems to run backwards (another CPU's view of

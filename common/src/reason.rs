@@ -56,7 +56,7 @@ reasons! {
     Established = 2, "established", Pass;
     /// The node's own host stack sent it (kubelet probes).
     Host = 3, "host", Pass;
-    /// The pod talks to itself.
+    /// The pod talks to itself, by its own address or through a service.
     OwnAddress = 4, "self", Pass;
     /// ARP, IPv6 neighbour discovery, MLD, duplicate address detection, DHCP.
     Control = 5, "control", Pass;
@@ -99,6 +99,8 @@ reasons! {
     FlowTableFull = 24, "flow-table-full", Drop;
     /// The packet's bytes could not be read by the program.
     Unreadable = 25, "unreadable", Drop;
+    /// The service's backends get different verdicts, and which of them it will be is not known here.
+    MixedBackends = 26, "mixed-backends", Drop;
     /// An event record was lost (rate limit or full ring).
     EventLost = 30, "event-lost", Note;
 }

@@ -6,6 +6,7 @@
 //!
 //! * `path`: the checks that a packet goes through;
 //! * `packet`: reading it; `policy`, `flow`: the tables it is judged by;
+//! * `hairpin`: a pod that reaches itself through a service;
 //! * `observe`: counters, records, trace;
 //! * `maps`: all tables.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
@@ -15,6 +16,8 @@ fn main() {}
 
 #[cfg(target_arch = "bpf")]
 mod flow;
+#[cfg(target_arch = "bpf")]
+mod hairpin;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

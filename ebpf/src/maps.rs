@@ -6,7 +6,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use sluice_common::abi::{
     Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, ENDPOINT_MAX, Endpoint,
-    Event, EventBudget, Flow, FlowKey, PeerClass, RULE_MAX, SLOTS_BY_INDEX, Versioned, capacity,
+    Event, EventBudget, Flow, FlowKey, HairpinKey, HairpinNote, HairpinNoteKey, HairpinWay,
+    PeerClass, RULE_MAX, SLOTS_BY_INDEX, Versioned, VipKey, capacity,
 };
 use sluice_common::reason::REASON_MAX;
 
@@ -46,6 +47,35 @@ pub(crate) static PEERS: HashMap<
     { capacity::PEERS as usize },
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
+
+/// Address and port of a service → class. Written by the agent in place, which closes every set for egress
+/// where it does not fit.
+#[btf_map(name = "vips")]
+pub(crate) static VIPS: HashMap<
+    VipKey,
+    PeerClass,
+    { capacity::VIPS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// (Slot, address and port of a service) → the endpoint's way to itself. Written by the agent in place; has room
+/// for all that it gives to all endpoints.
+#[btf_map(name = "hairpins")]
+pub(crate) static HAIRPINS: HashMap<
+    HairpinKey,
+    HairpinWay,
+    { capacity::HAIRPINS as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// A pod's packet to a service that leads back to it → when it left. Written and read here. When it is
+/// full the oldest note goes, and that packet is judged by policy.
+#[btf_map(name = "hairpin_notes")]
+pub(crate) static HAIRPIN_NOTES: LruHashMap<
+    HairpinNoteKey,
+    HairpinNote,
+    { capacity::HAIRPIN_NOTES as usize },
+> = LruHashMap::new();
 
 /// (Policy set, address prefix) → class. Written by the agent, which closes the sets that do not fit.
 #[btf_map(name = "cidrs")]

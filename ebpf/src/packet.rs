@@ -1,6 +1,7 @@
 //! Reading the packet: directly where its bytes are linear, through the kernel where they are not.
 
 use core::arch::asm;
+use core::mem::offset_of;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::__sk_buff;
@@ -43,6 +44,65 @@ impl Skb {
     pub(crate) fn is_from_own_host(&self) -> bool {
         // SAFETY: as above.
         unsafe { (*self.raw()).ingress_ifindex == 0 }
+    }
+
+    /// A number that goes with the packet through the node.
+    #[inline(always)]
+    pub(crate) fn tc_index(&self) -> u32 {
+        self.field::<{ offset_of!(__sk_buff, tc_index) }>()
+    }
+
+    /// Another that does, which belongs to the node's administrator.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        self.field::<{ offset_of!(__sk_buff, mark) }>()
+    }
+
+    /// See [`Self::tc_index`].
+    #[inline(always)]
+    pub(crate) fn set_tc_index(&self, value: u32) {
+        self.set_field::<{ offset_of!(__sk_buff, tc_index) }>(value);
+    }
+
+    /// See [`Self::mark`].
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, value: u32) {
+        self.set_field::<{ offset_of!(__sk_buff, mark) }>(value);
+    }
+
+    /// A field of the context. The verifier wants its place in the instruction; where there is a choice
+    /// of fields, the compiler would add it to the pointer first.
+    #[inline(always)]
+    fn field<const OFFSET: usize>(&self) -> u32 {
+        let value: u64;
+        // SAFETY: a word of the context, which outlives the call; the verifier refuses the program
+        // unless it may be read.
+        unsafe {
+            asm!(
+                "{0} = *(u32 *)({1} + {2})",
+                out(reg) value,
+                in(reg) self.raw(),
+                const OFFSET,
+                options(readonly, nostack)
+            );
+        }
+        value as u32
+    }
+
+    /// See [`Self::field`].
+    #[inline(always)]
+    fn set_field<const OFFSET: usize>(&self, value: u32) {
+        // SAFETY: a word of the context, to which nothing holds a reference; the verifier refuses the
+        // program unless it may be written.
+        unsafe {
+            asm!(
+                "*(u32 *)({1} + {2}) = {0}",
+                in(reg) u64::from(value),
+                in(reg) self.raw(),
+                const OFFSET,
+                options(nostack)
+            );
+        }
     }
 
     #[inline(always)]

@@ -5,8 +5,9 @@ use core::arch::asm;
 use core::mem::MaybeUninit;
 
 use sluice_common::abi::{
-    Address, Direction, Endpoint, EndpointFlags, Flow, FlowKey, RULE_DEFAULT, RuleId, SET_NONE,
+    Address, Direction, Endpoint, EndpointFlags, Flow, FlowKey, RULE_DEFAULT, RULE_SELF, RuleId,
 };
+use sluice_common::decide::Asked;
 use sluice_common::flow::{self as track, Clock, Known};
 use sluice_common::parse::{
     self, Frame, Packet, Transport, claims_another_target, is_control, parse, source_is_acceptable,
@@ -16,7 +17,7 @@ use sluice_common::reason::Reason;
 use crate::observe::count_rule;
 use crate::packet::Skb;
 use crate::policy::judge;
-use crate::{flow, maps};
+use crate::{flow, hairpin, maps};
 
 /// A packet, its endpoint, and the state of the tables that it is judged by.
 ///
@@ -40,6 +41,8 @@ pub(crate) struct Scene {
     pub(crate) read: Result<Frame, Reason>,
     /// The rule that decided.
     pub(crate) rule: RuleId,
+    /// It leaves for a service that can lead it back to the pod.
+    pub(crate) may_return: bool,
 }
 
 const _: () = assert!(size_of::<Scene>() <= size_of::<Scratch>());
@@ -71,6 +74,7 @@ impl Scene {
             packet: Packet::default(),
             read: Ok(Frame::Ip),
             rule: RULE_DEFAULT,
+            may_return: false,
         });
         scene.read = parse(skb, &mut scene.packet);
         Some(reread(scene))
@@ -120,7 +124,11 @@ pub(crate) fn walk(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason
     if !scene.governs(direction) && !scene.governs(direction.reverse()) {
         return Reason::NotIsolated;
     }
-    by_flow_or_policy(scene, skb, direction)
+    let reason = by_flow_or_policy(scene, skb, direction);
+    if matches!(direction, Direction::Egress) && scene.may_return {
+        hairpin::mark(scene, skb);
+    }
+    reason
 }
 
 #[inline(always)]
@@ -222,20 +230,6 @@ fn wrong_source(scene: &Scene, skb: &Skb, control: bool) -> Option<Reason> {
     is_wrong.then_some(Reason::SpoofedSource)
 }
 
-/// What is to be asked of policy.
-struct Question {
-    /// The direction of the connection's first packet.
-    direction: Direction,
-    /// The address at the other end.
-    remote: Address,
-    /// Its protocol.
-    protocol: u8,
-    /// Its port (see [`sluice_common::abi::DecisionKey::new`]).
-    port: u16,
-    /// It is a flow's renewed judgement, not a first packet's.
-    again: bool,
-}
-
 /// A flow that passes the packet, or else policy.
 #[inline(always)]
 fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason {
@@ -249,19 +243,22 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
         track::key(&scene.packet, direction, scene.endpoint.epoch)
     };
     let place = key.as_ref().and_then(flow::find);
-    let mut question = Question {
+    let mut question = Asked {
+        slot: scene.slot,
         direction,
         remote: *remote(&scene.packet, direction),
         protocol: scene.packet.protocol,
         port: scene.packet.decision_port(),
-        again: false,
     };
+    // It is a flow's renewed judgement, not a first packet's.
+    let mut again = false;
     if let (Some(key), Some(place)) = (&key, &place) {
         match known(scene, &place.flow, key, direction) {
             Known::Passes(_) if is_error => return Reason::RelatedError,
             Known::Passes(next) => {
                 place.set(&next);
                 scene.rule = next.rule;
+                scene.may_return = goes_out_to_return(&next);
                 return Reason::Established;
             }
             Known::Revoked(next) if !is_error => {
@@ -270,19 +267,21 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
             }
             Known::Stale => {
                 let initiator = initiator(&place.flow);
-                question = Question {
-                    direction: initiator,
-                    remote: key.remote,
-                    protocol: key.protocol as u8,
-                    port: track::decision_port(key, initiator),
-                    again: true,
-                };
+                again = true;
+                question.direction = initiator;
+                question.remote = key.remote;
+                question.protocol = key.protocol as u8;
+                question.port = track::decision_port(key, initiator);
             }
             Known::First | Known::Revoked(_) => {}
         }
     }
+    let is_first = !again && !is_error;
+    if matches!(direction, Direction::Ingress) && is_first && hairpin::has_returned(scene, skb) {
+        return returned(scene, key.as_ref());
+    }
     let denied = ask(scene, skb, &question);
-    if let (true, Some(place)) = (question.again, &place) {
+    if let (true, Some(place)) = (again, &place) {
         return renewed(scene, place, direction, denied.is_none(), is_error);
     }
     if let Some(reason) = denied {
@@ -321,13 +320,11 @@ const fn initiator(flow: &Flow) -> Direction {
 
 /// Asks policy, and notes which rule answered. The reason to drop, if any.
 #[inline(always)]
-fn ask(scene: &mut Scene, skb: &Skb, question: &Question) -> Option<Reason> {
-    let set = scene.endpoint.set(question.direction);
-    if set == SET_NONE {
+fn ask(scene: &mut Scene, skb: &Skb, question: &Asked) -> Option<Reason> {
+    if !scene.governs(question.direction) {
         return None;
     }
-    let Question { remote, protocol, port, .. } = question;
-    let judgement = judge(set, scene.generation, remote, *protocol, *port);
+    let judgement = judge(&scene.endpoint, scene.generation, question);
     scene.rule = judgement.rule;
     count_rule(skb, judgement.rule);
     judgement.denied
@@ -336,7 +333,7 @@ fn ask(scene: &mut Scene, skb: &Skb, question: &Question) -> Option<Reason> {
 /// A flow that was judged again.
 #[inline(always)]
 fn renewed(
-    scene: &Scene,
+    scene: &mut Scene,
     place: &flow::Place,
     direction: Direction,
     is_allowed: bool,
@@ -351,6 +348,7 @@ fn renewed(
     match track::judged_again(&place.flow, packet, direction, *generation, *clock, rule) {
         Known::Passes(next) => {
             place.set(&next);
+            scene.may_return = goes_out_to_return(&next);
             Reason::Established
         }
         Known::Revoked(next) => {
@@ -362,12 +360,34 @@ fn renewed(
     }
 }
 
+/// True for a flow that the pod opened to a service that can lead back to it.
+#[inline(always)]
+const fn goes_out_to_return(flow: &Flow) -> bool {
+    flow.flags & Flow::FLAG_SELF != 0 && flow.initiator == Direction::Egress as u32
+}
+
+/// A packet of the pod's own that came back opens a flow that nothing takes back.
+#[inline(always)]
+fn returned(scene: &mut Scene, key: Option<&FlowKey>) -> Reason {
+    const DIRECTION: Direction = Direction::Ingress;
+    scene.rule = RULE_SELF;
+    if let Some(key) = key
+        && let Some(flow) = open(scene, DIRECTION, RULE_SELF, Flow::FLAG_SELF)
+    {
+        // Without the entry each packet shows anew whose it is, and the answers are judged by policy.
+        flow::insert(key, &flow);
+    }
+    Reason::OwnAddress
+}
+
 /// A packet that policy lets pass opens its flow.
 #[inline(always)]
-fn opened(scene: &Scene, key: Option<&FlowKey>, direction: Direction) -> Reason {
+fn opened(scene: &mut Scene, key: Option<&FlowKey>, direction: Direction) -> Reason {
     let is_governed = scene.governs(direction);
+    scene.may_return = matches!(direction, Direction::Egress) && hairpin::can_return(scene);
+    let flags = if scene.may_return { Flow::FLAG_SELF } else { 0 };
     if let Some(key) = key
-        && let Some(flow) = open(scene, direction, scene.rule, 0)
+        && let Some(flow) = open(scene, direction, scene.rule, flags)
         && !flow::insert(key, &flow)
         && is_governed
     {

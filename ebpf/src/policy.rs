@@ -2,10 +2,10 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use sluice_common::abi::{
-    Address, CIDR_KEY_BITS, CidrKey, ClassId, Decision, DecisionKey, RULE_DEFAULT, RuleId, SetId,
-    UNCLASSIFIED, Verdict,
+    Address, CIDR_KEY_BITS, CidrKey, ClassId, Decision, DecisionKey, Endpoint, Hairpin, HairpinKey,
+    RULE_DEFAULT, RULE_MIXED, RuleId, SetId, UNCLASSIFIED, Verdict, VipKey,
 };
-use sluice_common::decide::{Lookup, decide};
+use sluice_common::decide::{Asked, Lookup, decide};
 use sluice_common::reason::Reason;
 
 use crate::maps;
@@ -16,6 +16,24 @@ struct Tables {
 }
 
 impl Lookup for Tables {
+    #[inline(always)]
+    fn vip(&self, vip: &VipKey) -> ClassId {
+        // SAFETY: as for `peer`.
+        match unsafe { maps::VIPS.get(vip) } {
+            Some(vip) => *vip.class.at(self.generation),
+            None => UNCLASSIFIED,
+        }
+    }
+
+    #[inline(always)]
+    fn hairpin(&self, key: &HairpinKey) -> Hairpin {
+        // SAFETY: as for `peer`.
+        match unsafe { maps::HAIRPINS.get(key) } {
+            Some(way) => *way.hairpin.at(self.generation),
+            None => Hairpin::default(),
+        }
+    }
+
     #[inline(always)]
     fn peer(&self, address: &Address) -> ClassId {
         // SAFETY: the agent writes the element in place, and of its versions the one that is not read
@@ -56,16 +74,10 @@ pub(crate) struct Judgement {
     pub(crate) denied: Option<Reason>,
 }
 
-/// Judges a connection by a policy set: with `remote`, to `port` (host order).
+/// Judges a connection of an endpoint that is governed in its direction.
 #[inline(always)]
-pub(crate) fn judge(
-    set: SetId,
-    generation: u32,
-    remote: &Address,
-    protocol: u8,
-    port: u16,
-) -> Judgement {
-    let Some(decision) = decide(&Tables { generation }, set, remote, protocol, port) else {
+pub(crate) fn judge(endpoint: &Endpoint, generation: u32, asked: &Asked) -> Judgement {
+    let Some(decision) = decide(&Tables { generation }, endpoint, asked) else {
         return Judgement { rule: RULE_DEFAULT, denied: Some(Reason::Closed) };
     };
     let denied = if decision.verdict == Verdict::Allow as u32 {
@@ -74,6 +86,8 @@ pub(crate) fn judge(
         Some(Reason::Closed)
     } else if decision.rule == RULE_DEFAULT {
         Some(Reason::DefaultDeny)
+    } else if decision.rule == RULE_MIXED {
+        Some(Reason::MixedBackends)
     } else {
         Some(Reason::Denied)
     };

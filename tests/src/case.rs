@@ -6,7 +6,8 @@ use std::fmt;
 
 use sluice_policy::explain::{pods_in_words, rule_in_words};
 use sluice_policy::model::{
-    Change, Direction, Pod, PodName, Policy, PolicyName, Question, World, direction_label,
+    Change, Direction, Pod, PodName, Policy, PolicyName, Question, Service, ServiceName, World,
+    direction_label,
 };
 
 pub use shrink::shrink;
@@ -47,6 +48,12 @@ impl fmt::Display for Case {
         }
         for (name, policy) in &self.world.policies {
             write_policy(f, name, policy)?;
+        }
+        for (name, service) in &self.world.services {
+            write_service(f, name, service)?;
+        }
+        if !self.world.own_host.is_empty() {
+            writeln!(f, "own node {:?}", self.world.own_host)?;
         }
         for change in &self.changes {
             write_change(f, change)?;
@@ -89,11 +96,23 @@ fn write_policy(f: &mut fmt::Formatter<'_>, name: &PolicyName, policy: &Policy) 
     Ok(())
 }
 
+fn write_service(f: &mut fmt::Formatter<'_>, name: &ServiceName, service: &Service) -> fmt::Result {
+    write!(f, "service {name} {:?}", service.addresses)?;
+    for port in &service.ports {
+        write!(f, " {} {} to", port.protocol, port.port)?;
+        for backend in &port.backends {
+            write!(f, " {} port {}", backend.address, backend.port)?;
+        }
+    }
+    writeln!(f)
+}
+
 fn write_change(f: &mut fmt::Formatter<'_>, change: &Change) -> fmt::Result {
     write!(f, "then: ")?;
     match change {
         Change::Pod(name, Some(pod)) => write_pod(f, name, pod),
         Change::Policy(name, Some(policy)) => write_policy(f, name, policy),
+        Change::Service(name, Some(service)) => write_service(f, name, service),
         other => writeln!(f, "{other:?}"),
     }
 }

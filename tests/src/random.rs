@@ -1,7 +1,7 @@
 //! Random worlds, questions and changes, the same for the same seed.
 //!
 //! Everything is drawn from small pools (three namespaces, three label keys of three values, a few
-//! nested blocks), so that rules match, overlap and hide each other all the time. What is drawn obeys
+//! nested blocks, services of the same pods), so that rules match, overlap and hide each other all the time. What is drawn obeys
 //! the model's contracts: a NetworkPolicy rule only allows, a range is not empty, of named ports with
 //! the same name and protocol there is one, slots and epochs are unique.
 
@@ -10,6 +10,7 @@ mod changes;
 mod pods;
 mod policies;
 mod questions;
+mod services;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -32,6 +33,10 @@ pub fn world(seed: u64) -> World {
     for _ in 0..1 + dice.up_to(11) {
         policies::add_policy(&mut dice, &mut world);
     }
+    for _ in 0..dice.up_to(4) {
+        services::add_service(&mut dice, &mut world);
+    }
+    world.own_host = services::own_host(&mut dice);
     world
 }
 
@@ -86,7 +91,7 @@ mod tests {
     #[test]
     fn questions_are_answered_in_every_way() {
         let mut answers = BTreeMap::new();
-        for seed in 0..400 {
+        for seed in 0..800 {
             let world = world(seed);
             for question in questions(&world, seed, 50) {
                 let answer = judge(&world, &question);
@@ -107,12 +112,13 @@ mod tests {
             ("default-allow", true),
             ("default-deny", false),
             ("host", true),
+            ("mixed-backends", false),
             ("self", true),
         ];
         assert_eq!(answers.len(), expected.len());
         for (kind, allowed) in expected {
             let count = answers[&(kind.to_owned(), allowed)];
-            assert!(count >= 200, "{kind} {allowed}: {count} of 20000");
+            assert!(count >= 200, "{kind} {allowed}: {count} of 40000");
         }
     }
 }

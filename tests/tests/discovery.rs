@@ -141,14 +141,14 @@ fn a_pod_whose_namespace_is_unmounted_stays_enforced_while_its_interface_is_ther
     eventually("the pod is gone", || node.endpoint("x/a").state == EnforcementState::NotEnforced);
 }
 
-/// Attaches, replaces and detaches with a backend, in a namespace of its own.
-fn attach_replace_detach(backend: Backend) {
+#[test]
+fn tcx_programs_are_attached_replaced_and_detached() {
     let mut node = Node::new(BINARY);
     let host = node.add_pod("a", A);
     let ifindex = node.ifindex(&host);
     let pins = node.bpffs().join("links");
     std::fs::create_dir_all(&pins).expect("a directory");
-    let attacher = Attacher::new(backend, pins);
+    let attacher = Attacher::new(Backend::Tcx, pins);
     let netns = std::fs::File::open(node.netns_path("node")).expect("the namespace");
     // The programs stay on the thread that entered the namespace.
     let thread = std::thread::spawn(move || {
@@ -176,37 +176,21 @@ fn attach_replace_detach(backend: Backend) {
         }
         // Dropping the programs must not detach them.
         drop((first, second));
-        eventually("each is attached once", || programs_on(backend, &host, ifindex) == 2);
+        eventually("each is attached once", || programs_on(ifindex) == 2);
         attacher.detach(ifindex).expect("detached");
-        eventually("the programs are gone", || programs_on(backend, &host, ifindex) == 0);
+        eventually("the programs are gone", || programs_on(ifindex) == 0);
         attacher.detach(ifindex).expect("nothing to detach is fine");
     });
     thread.join().expect("the thread went well");
 }
 
 /// How many of our programs are on an interface of this thread's namespace.
-fn programs_on(backend: Backend, host: &str, ifindex: u32) -> usize {
-    match backend {
-        Backend::Tcx => [TcAttachType::Ingress, TcAttachType::Egress]
-            .into_iter()
-            .map(|hook| SchedClassifier::query_tcx(ifindex, hook).expect("known").1)
-            .map(|programs| {
-                programs.iter().filter(|p| is_ours(p.name_as_str().unwrap_or_default())).count()
-            })
-            .sum(),
-        Backend::Clsact => ["ingress", "egress"]
-            .into_iter()
-            .map(|hook| {
-                let mut tc = Command::new("tc");
-                let output =
-                    tc.args(["filter", "show", "dev", host, hook]).output().expect("tc runs");
-                String::from_utf8_lossy(&output.stdout)
-                    .lines()
-                    .filter(|l| l.contains(" sluice_"))
-                    .count()
-            })
-            .sum(),
-    }
+fn programs_on(ifindex: u32) -> usize {
+    let ours = |hook| {
+        let (_, programs) = SchedClassifier::query_tcx(ifindex, hook).expect("known");
+        programs.iter().filter(|p| is_ours(p.name_as_str().unwrap_or_default())).count()
+    };
+    [TcAttachType::Ingress, TcAttachType::Egress].into_iter().map(ours).sum()
 }
 
 #[test]
@@ -228,14 +212,4 @@ fn programs_of_others_are_named_in_the_status() {
     let endpoint = node.endpoint("x/a");
     assert_eq!(endpoint.state, EnforcementState::Enforced);
     assert_eq!(endpoint.interfaces[0].foreign_programs, ["egress: bpf (clsact)"]);
-}
-
-#[test]
-fn tcx_programs_are_attached_replaced_and_detached() {
-    attach_replace_detach(Backend::Tcx);
-}
-
-#[test]
-fn clsact_programs_are_attached_replaced_and_detached() {
-    attach_replace_detach(Backend::Clsact);
 }

@@ -154,6 +154,11 @@ fn a_detached_lab_can_be_listed_entered_and_taken_down() {
     assert!(String::from_utf8_lossy(&output.stdout).contains(&address), "{output:?}");
     let nobody = sluice(&["lab", "exec", "--name", &name, "x/z", "--", "true"]);
     assert_eq!(nobody.status.code(), Some(2), "{nobody:?}");
+    // As in a shell: 127 for no such command, 126 for one that cannot be run.
+    for (program, status) in [("no-such-command", 127), ("/", 126)] {
+        let output = sluice(&["lab", "exec", "--name", &name, "x/a", "--", program]);
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+    }
 
     assert!(sluice(&["lab", "down", &name]).status.success());
     assert_eq!(remains(&name), Vec::<String>::new());

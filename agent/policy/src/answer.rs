@@ -1,7 +1,7 @@
 //! Answers from the compiled tables, by the code that the kernel programs share.
 
-use sluice_common::abi::{Address, Direction, Endpoint, SET_NONE, Verdict};
-use sluice_common::decide::decide;
+use sluice_common::abi::{Address, Direction, SET_NONE, Verdict};
+use sluice_common::decide::{Asked, decide};
 
 use crate::compile::Compiler;
 use crate::model::{Answer, DecidedBy, Question};
@@ -14,26 +14,23 @@ pub fn answer(compiler: &Compiler, question: &Question) -> Answer {
     if *from_own_host && *direction == Direction::Ingress {
         return pass(DecidedBy::Host);
     }
-    let Some(endpoint) = endpoint(compiler, question) else {
+    let slot = compiler.world().endpoints.get(pod).map(|local| local.slot).unwrap_or_default();
+    let Some(endpoint) = compiler.tables().endpoints.get(&slot) else {
         return pass(DecidedBy::DefaultAllow);
     };
     let remote = Address::from(*remote);
     if endpoint.owns(&remote) {
         return pass(DecidedBy::OwnAddress);
     }
-    let set = endpoint.set(*direction);
-    if set == SET_NONE {
+    if endpoint.set(*direction) == SET_NONE {
         return pass(DecidedBy::DefaultAllow);
     }
-    let decision = decide(compiler.tables(), set, &remote, *protocol, *port);
+    let (direction, protocol, port) = (*direction, *protocol, *port);
+    let asked = Asked { slot, direction, remote, protocol, port };
+    let decision = decide(compiler.tables(), endpoint, &asked);
     Answer {
         allowed: decision.is_some_and(|decision| decision.verdict == Verdict::Allow as u32),
         isolated,
         decided_by: compiler.names().decided_by(decision.as_ref()),
     }
-}
-
-fn endpoint<'a>(compiler: &'a Compiler, question: &Question) -> Option<&'a Endpoint> {
-    let local = compiler.world().endpoints.get(&question.pod)?;
-    compiler.tables().endpoints.get(&local.slot)
 }

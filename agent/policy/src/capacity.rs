@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use sluice_common::abi::ENDPOINT_MAX;
+use sluice_common::abi::{ENDPOINT_MAX, RULE_MAX, capacity};
 
 use crate::model::{Direction, PodName};
 
@@ -17,6 +17,10 @@ use crate::model::{Direction, PodName};
 pub struct Capacity {
     /// Entries of `peers`.
     pub peers: usize,
+    /// Entries of `vips`.
+    pub vips: usize,
+    /// Entries of `hairpins` that one endpoint can have. One that needs more has none.
+    pub hairpins_each: usize,
     /// Entries of `cidrs`.
     pub cidrs: usize,
     /// Entries of `decisions`.
@@ -30,10 +34,12 @@ pub struct Capacity {
 impl Default for Capacity {
     fn default() -> Self {
         Self {
-            peers: 262_144,
-            cidrs: 131_072,
-            decisions: 262_144,
-            rules: 16_384,
+            peers: capacity::PEERS as usize,
+            vips: capacity::VIPS as usize,
+            hairpins_each: capacity::HAIRPINS_EACH as usize,
+            cidrs: capacity::CIDRS as usize,
+            decisions: capacity::DECISIONS as usize,
+            rules: RULE_MAX as usize,
             endpoints: ENDPOINT_MAX as usize - 1,
         }
     }
@@ -44,6 +50,10 @@ impl Default for Capacity {
 pub enum Table {
     /// `peers`.
     Peers,
+    /// `vips`.
+    Vips,
+    /// `hairpins`.
+    Hairpins,
     /// `cidrs`.
     Cidrs,
     /// `decisions`.
@@ -58,6 +68,8 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Peers => "peers",
+            Self::Vips => "vips",
+            Self::Hairpins => "hairpins",
             Self::Cidrs => "cidrs",
             Self::Decisions => "decisions",
             Self::Rules => "rule_hits",
@@ -83,7 +95,8 @@ pub struct Overflow {
     /// The pod.
     pub pod: PodName,
     /// The direction that is closed. For [`Table::Endpoints`]: the pod has no slot and cannot be
-    /// enforced at all; both directions are listed.
+    /// enforced at all; both directions are listed. For [`Table::Hairpins`]: nothing is closed but the
+    /// pod's way to itself through services.
     pub direction: Direction,
     /// Why.
     pub shortage: Shortage,

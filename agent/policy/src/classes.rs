@@ -26,8 +26,10 @@ pub(crate) struct Class {
     pub(crate) predicates: Vec<PredicateId>,
     /// What pods of the class call their ports, as far as egress rules ask.
     pub(crate) ports: BTreeMap<PortName, u16>,
-    /// Number of pod addresses.
+    /// Number of addresses in `peers`: pods', and this node's.
     pub(crate) pods: usize,
+    /// Number of addresses that services lead to.
+    pub(crate) backends: usize,
     /// The sets whose blocks give it to addresses.
     pub(crate) sets: BTreeSet<SetIndex>,
     /// The sets that have decisions for it.
@@ -37,8 +39,14 @@ pub(crate) struct Class {
 }
 
 impl Class {
+    /// True if it is in the tables.
     pub(crate) fn is_used(&self) -> bool {
         self.pods > 0 || !self.sets.is_empty()
+    }
+
+    /// True if some address has it, be it in the tables or not.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.is_used() || self.backends > 0
     }
 }
 
@@ -82,7 +90,10 @@ impl Classes {
         }
         let named = predicates.iter().filter_map(|id| match &all.get(*id).what {
             Predicate::Port(port) => Some(((port.protocol, port.name.clone()), port.port)),
-            Predicate::Pods(_) | Predicate::Block(_) | Predicate::Blocks(_) => None,
+            Predicate::Pods(_)
+            | Predicate::Block(_)
+            | Predicate::Blocks(_)
+            | Predicate::OwnHost => None,
         });
         let ports = named.collect();
         let class = Class { predicates: predicates.clone(), ports, ..Class::default() };

@@ -6,10 +6,11 @@
 //!
 //! | change | looked at again |
 //! |---|---|
-//! | pod | the classes of its addresses; its sets, if it is an endpoint |
+//! | pod | the classes of its addresses and of the VIPs that lead there; its sets, if it is an endpoint |
 //! | namespace | the same for its pods |
 //! | policy | the sets of the endpoints it selects, and all sets that contain it |
-//! | endpoint | its sets |
+//! | endpoint | its sets; its ways to itself |
+//! | service | its VIPs, and what the sets for egress say to them |
 //! | set or rule in force, or no more | its entries; the classes of the pods that its peers select |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,7 @@ use crate::selector::{SelectorIndex, Subject};
 use crate::sets::{SetIndex, Sets};
 use crate::settle::Work;
 use crate::tables::{Tables, Touched};
+use crate::vips::Vips;
 
 /// The world, and the tables that it asks for.
 #[derive(Debug)]
@@ -50,6 +52,7 @@ pub struct Compiler {
     pub(crate) classes: Classes,
     /// The pod addresses that have a class of their own.
     pub(crate) peers: BTreeMap<Address, ClassIndex>,
+    pub(crate) vips: Vips,
     pub(crate) lists: Lists,
     pub(crate) sets: Sets,
     /// The sets of each endpoint, by [`Direction`].
@@ -95,6 +98,7 @@ impl Compiler {
             predicates: Predicates::default(),
             classes: Classes::default(),
             peers: BTreeMap::new(),
+            vips: Vips::default(),
             lists: Lists::default(),
             sets: Sets::default(),
             governed: BTreeMap::new(),
@@ -163,7 +167,15 @@ impl Compiler {
             Change::Namespace(name, labels) => self.take_in_namespace(name, labels, work),
             Change::Pod(name, pod) => self.take_in_pod(name, pod, work),
             Change::Policy(name, policy) => self.take_in_policy(name, policy, work),
-            Change::Service(..) => self.world.apply(change),
+            Change::Service(ref name, ref service) => {
+                self.take_in_service(name, service.as_ref(), work);
+                self.world.apply(change);
+            }
+            Change::OwnHost(ref addresses) => {
+                let moved = self.world.own_host.symmetric_difference(addresses);
+                work.addresses.extend(moved.map(|address| Address::from(*address)));
+                self.world.apply(change);
+            }
             Change::Endpoint(name, endpoint) => self.take_in_endpoint(name, endpoint, work),
         }
     }
@@ -277,6 +289,7 @@ impl Compiler {
         let decisions = open().map(|(_, set)| set.entries).sum();
         let usage = [
             (Table::Peers, self.peers.len(), self.capacity.peers),
+            (Table::Vips, self.vips.len(), self.capacity.vips),
             (Table::Cidrs, cidrs, self.capacity.cidrs),
             (Table::Decisions, decisions, self.capacity.decisions),
             (Table::Rules, self.lists.rules, self.capacity.rules.saturating_sub(1)),
@@ -299,7 +312,9 @@ impl Compiler {
                 let classes = self.pod_classes_of(index);
                 classes.into_iter().map(|class| self.classes.get(class).pods).sum()
             }
-            Table::Endpoints => 0,
+            // They all need all of them.
+            Table::Vips if set.key.direction == Direction::Egress => self.vips.len(),
+            Table::Vips | Table::Hairpins | Table::Endpoints => 0,
         }
     }
 
@@ -319,6 +334,13 @@ impl Compiler {
             for (pod, direction) in pods.iter().flat_map(|pod| directions.map(|d| (pod, d))) {
                 overflows.push(Overflow { pod: pod.clone(), direction, shortage });
             }
+        }
+        for (slot, needed) in &self.vips.crowded {
+            let capacity = self.capacity.hairpins_each;
+            let shortage = Shortage { table: Table::Hairpins, needed: *needed, capacity };
+            let pod = self.slots.get(slot).and_then(BTreeSet::first);
+            let direction = Direction::Egress;
+            overflows.extend(pod.map(|pod| Overflow { pod: pod.clone(), direction, shortage }));
         }
         overflows.sort_unstable();
         self.overflows = overflows;

@@ -28,6 +28,7 @@ pub(crate) fn predicate(predicate: &Predicate) -> String {
         Predicate::Pods(selector) => pods(selector),
         Predicate::Block(block) => self::block(block),
         Predicate::Blocks(rule) => format!("blocks of {rule}"),
+        Predicate::OwnHost => "own node".to_owned(),
         Predicate::Port(NamedPort { name, protocol, port }) => {
             format!("port {protocol} {}={port}", word(name))
         }

@@ -12,7 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_common::abi::{
-    Address, CidrKey, ClassId, Decision, DecisionKey, Endpoint, RuleId, Versioned,
+    Address, CidrKey, ClassId, Decision, DecisionKey, Endpoint, Hairpin, HairpinKey, RuleId,
+    Versioned, VipKey,
 };
 
 use crate::tables::{Prefix, Tables, Touched, TrieKey, longest_cover};
@@ -25,6 +26,10 @@ pub enum Op {
     Endpoint(u32, Versioned<Endpoint>),
     /// Write an element of `peers`.
     Peer(Address, Versioned<ClassId>),
+    /// Write an element of `vips`.
+    Vip(VipKey, Versioned<ClassId>),
+    /// Write an element of `hairpins`.
+    Hairpin(HairpinKey, Versioned<Hairpin>),
     /// Write an element of `cidrs`.
     Cidr(Prefix<CidrKey>, Versioned<ClassId>),
     /// Write an element of `decisions`.
@@ -36,6 +41,10 @@ pub enum Op {
     /// Remove an element that is absent since the flip. Packets that began before the flip must have
     /// ended: the applier waits for an RCU grace period first.
     RemovePeer(Address),
+    /// Likewise.
+    RemoveVip(VipKey),
+    /// Likewise.
+    RemoveHairpin(HairpinKey),
     /// Likewise.
     RemoveCidr(Prefix<CidrKey>),
     /// Likewise.
@@ -51,6 +60,10 @@ pub struct KernelState {
     pub endpoints: BTreeMap<u32, Versioned<Endpoint>>,
     /// `peers`.
     pub peers: BTreeMap<Address, Versioned<ClassId>>,
+    /// `vips`.
+    pub vips: BTreeMap<VipKey, Versioned<ClassId>>,
+    /// `hairpins`.
+    pub hairpins: BTreeMap<HairpinKey, Versioned<Hairpin>>,
     /// `cidrs`.
     pub cidrs: BTreeMap<Prefix<CidrKey>, Versioned<ClassId>>,
     /// `decisions`.
@@ -67,6 +80,12 @@ impl KernelState {
             Op::Peer(address, value) => {
                 self.peers.insert(address, value);
             }
+            Op::Vip(vip, value) => {
+                self.vips.insert(vip, value);
+            }
+            Op::Hairpin(key, value) => {
+                self.hairpins.insert(key, value);
+            }
             Op::Cidr(prefix, value) => {
                 self.cidrs.insert(prefix, value);
             }
@@ -77,6 +96,12 @@ impl KernelState {
             Op::Flip(generation) => self.generation = generation,
             Op::RemovePeer(address) => {
                 self.peers.remove(&address);
+            }
+            Op::RemoveVip(vip) => {
+                self.vips.remove(&vip);
+            }
+            Op::RemoveHairpin(key) => {
+                self.hairpins.remove(&key);
             }
             Op::RemoveCidr(prefix) => {
                 self.cidrs.remove(&prefix);
@@ -92,10 +117,11 @@ impl KernelState {
     pub fn view(&self) -> Tables {
         let generation = self.generation;
         let endpoints = self.endpoints.iter().map(|(slot, e)| (*slot, *e.at(generation)));
-        let peers = self.peers.iter().map(|(address, class)| (*address, *class.at(generation)));
         Tables {
             endpoints: endpoints.filter(|(_, e)| e.is_present()).collect(),
-            peers: peers.filter(|(_, class)| *class != ClassId::default()).collect(),
+            peers: present(&self.peers, generation),
+            vips: present(&self.vips, generation),
+            hairpins: present(&self.hairpins, generation),
             cidrs: self.cidrs.iter().map(|(p, class)| (*p, *class.at(generation))).collect(),
             decisions: self.decisions.iter().map(|(p, d)| (*p, *d.at(generation))).collect(),
         }
@@ -134,16 +160,30 @@ pub fn diff(kernel: &KernelState, desired: &Tables, touched: Option<&Touched>) -
     };
     decisions.diff(touched.map(|t| &t.decisions), &mut ops, &mut removals);
 
-    for address in keys(&kernel.peers, &desired.peers, touched.map(|t| &t.peers)) {
-        let (held, class) = (kernel.peers.get(&address), desired.peers.get(&address));
-        let target = class.copied().unwrap_or_default();
-        if held.is_some() || class.is_some() {
-            ops.extend(stage(held, generation, target).map(|value| Op::Peer(address, value)));
-        }
-        if held.is_some() && class.is_none() {
-            removals.push(Op::RemovePeer(address));
-        }
-    }
+    let peers = Hash {
+        generation,
+        kernel: &kernel.peers,
+        desired: &desired.peers,
+        stage: Op::Peer,
+        remove: Op::RemovePeer,
+    };
+    peers.diff(touched.map(|t| &t.peers), &mut ops, &mut removals);
+    let vips = Hash {
+        generation,
+        kernel: &kernel.vips,
+        desired: &desired.vips,
+        stage: Op::Vip,
+        remove: Op::RemoveVip,
+    };
+    vips.diff(touched.map(|t| &t.vips), &mut ops, &mut removals);
+    let hairpins = Hash {
+        generation,
+        kernel: &kernel.hairpins,
+        desired: &desired.hairpins,
+        stage: Op::Hairpin,
+        remove: Op::RemoveHairpin,
+    };
+    hairpins.diff(touched.map(|t| &t.hairpins), &mut ops, &mut removals);
     for slot in keys(&kernel.endpoints, &desired.endpoints, touched.map(|t| &t.endpoints)) {
         let target = desired.endpoints.get(&slot).copied().unwrap_or_default();
         let staged = stage(kernel.endpoints.get(&slot), generation, target);
@@ -164,6 +204,8 @@ impl KernelState {
         let generation = self.generation;
         pending(&self.endpoints, generation, touched.map(|t| &t.endpoints))
             || pending(&self.peers, generation, touched.map(|t| &t.peers))
+            || pending(&self.vips, generation, touched.map(|t| &t.vips))
+            || pending(&self.hairpins, generation, touched.map(|t| &t.hairpins))
             || pending(&self.cidrs, generation, touched.map(|t| &t.cidrs))
             || pending(&self.decisions, generation, touched.map(|t| &t.decisions))
     }
@@ -209,6 +251,40 @@ fn stage<V: Copy + Default + PartialEq>(
     let next = generation.saturating_add(1);
     let settled = *held.at(next) == target && *held.at(u32::MAX) == target;
     (!settled).then(|| held.stage(generation, target))
+}
+
+/// The elements that are there at a generation.
+fn present<K: Ord + Copy, V: Copy + Default + PartialEq>(
+    held: &BTreeMap<K, Versioned<V>>,
+    generation: u32,
+) -> BTreeMap<K, V> {
+    let seen = held.iter().map(|(key, value)| (*key, *value.at(generation)));
+    seen.filter(|(_, value)| *value != V::default()).collect()
+}
+
+/// One hash: what it holds, what it should hold, and how to write it.
+struct Hash<'a, K, V> {
+    generation: u32,
+    kernel: &'a BTreeMap<K, Versioned<V>>,
+    desired: &'a BTreeMap<K, V>,
+    stage: fn(K, Versioned<V>) -> Op,
+    remove: fn(K) -> Op,
+}
+
+impl<K: Ord + Copy, V: Copy + Default + PartialEq> Hash<'_, K, V> {
+    fn diff(&self, touched: Option<&BTreeSet<K>>, ops: &mut Vec<Op>, gone: &mut Vec<Op>) {
+        for key in keys(self.kernel, self.desired, touched) {
+            let (held, value) = (self.kernel.get(&key), self.desired.get(&key));
+            if held.is_some() || value.is_some() {
+                let target = value.copied().unwrap_or_default();
+                let staged = stage(held, self.generation, target);
+                ops.extend(staged.map(|value| (self.stage)(key, value)));
+            }
+            if held.is_some() && value.is_none() {
+                gone.push((self.remove)(key));
+            }
+        }
+    }
 }
 
 /// One trie: what it holds, what it should hold, and how to write it.

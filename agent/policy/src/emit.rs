@@ -5,19 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use sluice_common::abi::{
-    Address, CidrKey, ClassId, Decision, DecisionKey, Endpoint, EndpointFlags, RULE_DEFAULT,
-    SET_NONE, SetId,
+    Address, CidrKey, ClassId, Decision, DecisionKey, Endpoint, EndpointFlags, Hairpin, HairpinKey,
+    PROTOCOL_ANY, RULE_DEFAULT, SET_NONE, SetId, VipKey,
 };
 
 use crate::classes::ClassIndex;
 use crate::compile::Compiler;
 use crate::describe;
 use crate::model::{PodName, RuleName};
-use crate::ports::PortEntry;
+use crate::ports::{Outcome, PortEntry};
 use crate::predicates::PredicateId;
 use crate::rules::ListId;
 use crate::sets::SetIndex;
 use crate::tables::{Prefix, Touched};
+use crate::vips::VipClassIndex;
 
 /// What must be written into the tables.
 #[derive(Debug, Default)]
@@ -30,6 +31,14 @@ pub(crate) struct Output {
     pub(crate) decisions: BTreeMap<(SetIndex, ClassIndex), Vec<PortEntry>>,
     /// Classes whose use may have begun or ended.
     pub(crate) classes: BTreeSet<ClassIndex>,
+    /// VIPs, whose class may be another.
+    pub(crate) vips: BTreeSet<VipKey>,
+    /// What a set says to a VIP class; `None`: as to everyone.
+    pub(crate) vip_decisions: BTreeMap<(SetIndex, VipClassIndex), Option<Outcome>>,
+    /// VIP classes whose use may have begun or ended.
+    pub(crate) vip_classes: BTreeSet<VipClassIndex>,
+    /// Ways of endpoints to themselves.
+    pub(crate) hairpins: BTreeSet<HairpinKey>,
     pub(crate) unused_sets: BTreeSet<SetIndex>,
     pub(crate) unused_predicates: BTreeSet<PredicateId>,
 }
@@ -46,6 +55,8 @@ impl Compiler {
         self.write_cidrs(&output, &mut touched);
         self.write_decisions(&output, &mut touched);
         self.write_peers(&output, &mut touched);
+        self.write_vips(&output, &mut touched);
+        self.write_hairpins(&output, &mut touched);
         self.write_endpoints(&output, &mut touched);
         self.forget(output);
         touched
@@ -64,6 +75,13 @@ impl Compiler {
                 replace(&mut self.tables.decisions, range, &[], &mut touched.decisions);
             }
         }
+        for ((set, class), _) in output.vip_decisions.iter().filter(|(_, d)| d.is_none()) {
+            let class = self.vips.classes[*class].number;
+            if let Some((set, class)) = self.set_number(*set).zip(class) {
+                let range = decisions_of(set, class);
+                replace(&mut self.tables.decisions, range, &[], &mut touched.decisions);
+            }
+        }
     }
 
     fn free_numbers(&mut self, output: &Output) {
@@ -76,6 +94,15 @@ impl Compiler {
         for class in output.classes.iter().filter(|class| **class != ClassIndex::NONE) {
             let class = self.classes.get_mut(*class);
             if !class.is_used()
+                && let Some(number) = class.number.take()
+            {
+                self.names.classes.remove(&number);
+                self.numbers.classes.free(number);
+            }
+        }
+        for class in &output.vip_classes {
+            let class = &mut self.vips.classes[*class];
+            if class.vips == 0
                 && let Some(number) = class.number.take()
             {
                 self.names.classes.remove(&number);
@@ -110,13 +137,33 @@ impl Compiler {
             let class = self.classes.get(**index);
             class.number.is_none() && class.is_used()
         });
-        let fresh: Vec<(String, ClassIndex)> = fresh
-            .map(|index| (self.classes.description(*index, &self.predicates), *index))
-            .collect();
-        self.numbers.classes.give(fresh, |description, index, given| {
-            self.classes.get_mut(index).number = Some(given.number);
+        let fresh = fresh.map(|index| {
+            (self.classes.description(*index, &self.predicates), AnyClass::OfPeers(*index))
+        });
+        let vips = output.vip_classes.iter().filter(|index| {
+            let class = &self.vips.classes[**index];
+            class.number.is_none() && class.vips > 0
+        });
+        let vips = vips.map(|index| (self.description_of_vips(*index), AnyClass::OfVips(*index)));
+        let fresh: Vec<(String, AnyClass)> = fresh.chain(vips).collect();
+        self.numbers.classes.give(fresh, |description, class, given| {
+            let number = match class {
+                AnyClass::OfPeers(index) => &mut self.classes.get_mut(index).number,
+                AnyClass::OfVips(index) => &mut self.vips.classes[index].number,
+            };
+            *number = Some(given.number);
             self.names.classes.insert(given.number, description);
         });
+    }
+
+    fn description_of_vips(&self, index: VipClassIndex) -> String {
+        let (protocol, members) = &self.vips.classes[index].key;
+        let member = |(class, port): &(ClassIndex, u16)| {
+            format!("{port} of ({})", self.classes.description(*class, &self.predicates))
+        };
+        let mut members: Vec<String> = members.iter().map(member).collect();
+        members.sort_unstable();
+        format!("service to {protocol} {}", members.join(", "))
     }
 
     fn number_rules(&mut self, touched: &mut Touched) {
@@ -156,15 +203,41 @@ impl Compiler {
             let entry = |entry: &PortEntry| {
                 let PortEntry { bits, protocol, port, outcome } = *entry;
                 let key = DecisionKey::new(set, class, protocol, port);
-                let rule = program.rule_number(outcome.rank, &self.lists);
-                let verdict = outcome.verdict as u32;
-                (Prefix { key, bits }, Decision { verdict, rank: outcome.rank, rule })
+                (Prefix { key, bits }, program.decision(outcome, &self.lists))
             };
             let mut entries: Vec<(Prefix<DecisionKey>, Decision)> =
                 entries.iter().map(entry).collect();
             entries.sort_unstable();
             let range = decisions_of(set, class);
             replace(&mut self.tables.decisions, range, &entries, &mut touched.decisions);
+        }
+    }
+
+    fn write_vips(&mut self, output: &Output, touched: &mut Touched) {
+        for ((set, class), outcome) in &output.vip_decisions {
+            let numbers = self.set_number(*set).zip(self.vips.classes[*class].number);
+            let Some(((number, class), outcome)) = numbers.zip(*outcome) else { continue };
+            let key = DecisionKey::new(number, class, PROTOCOL_ANY, 0);
+            let prefix = Prefix { key, bits: DecisionKey::BITS_ANY };
+            let decision = self.sets.get(*set).program.decision(outcome, &self.lists);
+            put(&mut self.tables.decisions, prefix, Some(decision), &mut touched.decisions);
+        }
+        for key in &output.vips {
+            let class = self.vips.vips.get(key).and_then(|vip| vip.class);
+            let class = class.and_then(|class| self.vips.classes[class].number);
+            put(&mut self.tables.vips, *key, class, &mut touched.vips);
+        }
+    }
+
+    fn write_hairpins(&mut self, output: &Output, touched: &mut Touched) {
+        for key in &output.hairpins {
+            let hairpin = self.vips.ways.get(key).map(|way| {
+                let decision = way.decided.map(|(set, outcome)| {
+                    self.sets.get(set).program.decision(outcome, &self.lists)
+                });
+                Hairpin { decision: decision.unwrap_or_default(), port: way.port }
+            });
+            put(&mut self.tables.hairpins, *key, hairpin, &mut touched.hairpins);
         }
     }
 
@@ -189,21 +262,29 @@ impl Compiler {
     /// The value of an endpoint's element; `None` while its pod is unknown.
     fn endpoint(&self, name: &PodName) -> Option<Endpoint> {
         let local = self.world.endpoints.get(name)?;
-        let pod = self.world.pods.get(name)?;
+        self.world.pods.get(name)?;
         let sets = self.governed.get(name)?;
         let number = |set: Option<SetIndex>| set.and_then(|set| self.set_number(set));
-        // An address that a younger pod has is not this one's any more.
-        let owned = pod.addresses.iter().map(|address| Address::from(*address));
-        let owned = owned.filter(|address| self.owners.of(address) == Some(name));
+        let owned = self.owned(name).into_iter();
         let (v4, v6): (Vec<Address>, Vec<Address>) = owned.partition(Address::is_v4);
         let first = |family: Vec<Address>| family.first().copied().unwrap_or(Address::UNSPECIFIED);
+        let has_hairpins = self.vips.ways_of(local.slot).next().is_some();
+        let hairpins = if has_hairpins { EndpointFlags::HAIRPIN } else { 0 };
         Some(Endpoint {
             sets: sets.map(|set| number(set).unwrap_or(SET_NONE)),
             epoch: local.epoch,
-            flags: local.flags | EndpointFlags::PRESENT,
+            flags: local.flags | EndpointFlags::PRESENT | hairpins,
             v4: first(v4),
             v6: first(v6),
         })
+    }
+
+    /// The addresses that a pod has: one that a younger pod has is not this one's any more.
+    pub(crate) fn owned(&self, name: &PodName) -> Vec<Address> {
+        let pod = self.world.pods.get(name);
+        let addresses = pod.into_iter().flat_map(|pod| &pod.addresses);
+        let addresses = addresses.map(|address| Address::from(*address));
+        addresses.filter(|address| self.owners.of(address) == Some(name)).collect()
     }
 
     /// Drops what nothing uses, now that no entry names it.
@@ -212,8 +293,13 @@ impl Compiler {
             self.sets.remove(set);
         }
         for class in output.classes {
-            if class != ClassIndex::NONE && !self.classes.get(class).is_used() {
+            if class != ClassIndex::NONE && !self.classes.get(class).is_alive() {
                 self.classes.remove(class);
+            }
+        }
+        for class in output.vip_classes {
+            if self.vips.classes[class].vips == 0 {
+                self.vips.remove_class(class);
             }
         }
         for list in std::mem::take(&mut self.lists.unnumbered) {
@@ -223,6 +309,13 @@ impl Compiler {
         }
         self.predicates.forget(output.unused_predicates);
     }
+}
+
+/// What a number of a class stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum AnyClass {
+    OfPeers(ClassIndex),
+    OfVips(VipClassIndex),
 }
 
 /// All keys of a set in `cidrs`.

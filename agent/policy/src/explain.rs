@@ -7,14 +7,14 @@ mod describe;
 mod mismatch;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub use describe::{pods_in_words, rule_in_words};
 pub use mismatch::Mismatch;
 
 use crate::model::{
-    Action, Answer, DecidedBy, PodName, PolicyName, Question, Rule, RuleName, Tier, World,
-    direction_label,
+    Action, Answer, Backend, DecidedBy, Direction, PodName, PolicyName, Question, Rule, RuleName,
+    ServiceName, Tier, World, direction_label,
 };
 use crate::oracle;
 
@@ -31,6 +31,9 @@ pub struct Explanation {
     pub policies: Vec<(Tier, PolicyName)>,
     /// The rule that decided, in words: "allows TCP 443 to 10.0.0.0/8".
     pub rule: Option<String>,
+    /// Behind a service's address: where it leads, and what is answered to each of these. Policy looks
+    /// at nothing else of a service.
+    pub backends: Vec<BackendAnswer>,
     /// Where the answer is deny: the rules that came up before it was given and would have matched but
     /// for their peers alone or their ports alone, in the order of evaluation.
     pub near_misses: Vec<NearMiss>,
@@ -45,8 +48,21 @@ pub enum Remote {
     Pod(PodName),
     /// A node that has this pod with host network on it: no selector matches such a pod.
     HostNetwork(PodName),
+    /// Services: the address and port are theirs, and the cluster translates them.
+    Service(Vec<ServiceName>),
     /// No pod.
     NoPod,
+}
+
+/// A place that a service leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendAnswer {
+    /// The place.
+    pub backend: Backend,
+    /// The pod there.
+    pub pod: Option<PodName>,
+    /// What is answered about it alone.
+    pub answer: Answer,
 }
 
 /// A rule that would have matched but for one of its parts.
@@ -64,8 +80,21 @@ pub struct NearMiss {
 /// Explains the specification's answer to `question`.
 pub fn explain(world: &World, question: &Question) -> Explanation {
     let answer = oracle::judge(world, question);
+    let (remote, backends) = match oracle::service(world, question) {
+        // The pod's own address is that before it is a service's.
+        Some((names, backends)) if !oracle::is_own_address(world, question) => {
+            let answers = backends.iter().map(|backend| backend_answer(world, question, backend));
+            (Remote::Service(names), answers.collect())
+        }
+        _ => (remote(world, question.remote), Vec::new()),
+    };
+    // The rules meet the backends. Of several the first is looked at that is answered like the whole.
+    let met = backends.iter().find(|b: &&BackendAnswer| b.answer.allowed == answer.allowed);
+    let met = met.map(|met| oracle::about(question, &met.backend));
+    let about = met.as_ref().unwrap_or(question);
     let mut explanation = Explanation {
-        remote: remote(world, question.remote),
+        remote,
+        backends,
         policies: policies(world, question),
         rule: deciding_rule(world, question, &answer),
         near_misses: Vec::new(),
@@ -73,15 +102,24 @@ pub fn explain(world: &World, question: &Question) -> Explanation {
         question: question.clone(),
         answer,
     };
-    if !explanation.answer.allowed {
-        for (name, rule) in passed_over(world, question, explanation.answer.isolated) {
-            match near_miss(world, question, name, rule) {
+    let has_nothing_to_match = matches!(explanation.remote, Remote::Service(_)) && met.is_none();
+    if !explanation.answer.allowed && !has_nothing_to_match {
+        for (name, rule) in passed_over(world, about, explanation.answer.isolated) {
+            match near_miss(world, about, name, rule) {
                 Some(near) => explanation.near_misses.push(near),
                 None => explanation.far_misses += 1,
             }
         }
     }
     explanation
+}
+
+fn backend_answer(world: &World, question: &Question, backend: &Backend) -> BackendAnswer {
+    BackendAnswer {
+        backend: *backend,
+        pod: oracle::holder(world, backend.address).map(|(name, _)| name.clone()),
+        answer: oracle::judge_backend(world, question, backend),
+    }
 }
 
 fn remote(world: &World, address: IpAddr) -> Remote {
@@ -161,10 +199,18 @@ impl fmt::Display for Explanation {
         match &self.remote {
             Remote::Pod(pod) => write!(f, " ({pod})")?,
             Remote::HostNetwork(pod) => write!(f, " (node of {pod}, which has host network)")?,
+            Remote::Service(names) => write!(
+                f,
+                " (the address of service {}, of which policy looks at the backends)",
+                describe::list(names)
+            )?,
             Remote::NoPod => {}
         }
         let packet = describe::packet(question.protocol, question.port);
         write!(f, ", {packet}: {verdict}, {}", self.reason())?;
+        for backend in &self.backends {
+            write!(f, "\n  {backend}")?;
+        }
         for near in &self.near_misses {
             write!(f, "\n  {near}")?;
         }
@@ -190,6 +236,15 @@ impl Explanation {
                  decides (default-allow).",
                 self.names(|_| true)
             ),
+            (DecidedBy::DefaultDeny, _) if self.leads_nowhere() => {
+                "because the service has no backend (default-deny).".to_owned()
+            }
+            (DecidedBy::MixedBackends, _) => {
+                "because policy allows some backends of the service and \
+                 not others, and which of them a connection gets is not known here: the service is \
+                 closed (mixed-backends)."
+                    .to_owned()
+            }
             (DecidedBy::DefaultDeny, _) => format!(
                 "because {pod} is isolated for {direction} by {}, and {} (default-deny).",
                 self.names(|tier| tier == Tier::NetworkPolicy),
@@ -198,6 +253,9 @@ impl Explanation {
                     _ => "no rule allows this",
                 }
             ),
+            (DecidedBy::Host, _) if self.question.direction == Direction::Egress => {
+                "because it goes to the pod's own node, which the agent lets out (host).".to_owned()
+            }
             (DecidedBy::Host, _) => "because the pod's own node sent it (host).".to_owned(),
             (DecidedBy::OwnAddress, _) => "because a pod always reaches itself (self).".to_owned(),
             (DecidedBy::Rule(rule), Some(words)) => format!("because {rule} {words}."),
@@ -205,9 +263,26 @@ impl Explanation {
         }
     }
 
+    /// It is about a service that leads nowhere.
+    const fn leads_nowhere(&self) -> bool {
+        matches!(self.remote, Remote::Service(_)) && self.backends.is_empty()
+    }
+
     fn names(&self, wanted: impl Fn(Tier) -> bool) -> String {
         let names = self.policies.iter().filter(|(tier, _)| wanted(*tier));
         describe::list(&names.map(|(_, name)| name).collect::<Vec<_>>())
+    }
+}
+
+impl fmt::Display for BackendAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { backend, pod, answer } = self;
+        write!(f, "backend {}", SocketAddr::new(backend.address, backend.port))?;
+        if let Some(pod) = pod {
+            write!(f, " ({pod})")?;
+        }
+        let verdict = if answer.allowed { "allowed" } else { "denied" };
+        write!(f, ": {verdict}, {}", answer.decided_by)
     }
 }
 

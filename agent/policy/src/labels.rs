@@ -17,8 +17,8 @@ pub struct Labels(Option<Arc<Packed>>);
 #[derive(PartialEq, Eq)]
 struct Packed {
     text: Box<str>,
-    /// Where each key and value ends in `text`, in bytes.
-    ends: Box<[usize]>,
+    /// Where each key and its value end in `text`, in bytes.
+    ends: Box<[[usize; 2]]>,
 }
 
 impl Labels {
@@ -34,9 +34,9 @@ impl Labels {
             None => ("", &[][..]),
         };
         let mut from = 0;
-        ends.chunks_exact(2).map(move |ends| {
-            let (key, value) = (&text[from..ends[0]], &text[ends[0]..ends[1]]);
-            from = ends[1];
+        ends.iter().map(move |&[key_end, value_end]| {
+            let (key, value) = (&text[from..key_end], &text[key_end..value_end]);
+            from = value_end;
             (key, value)
         })
     }
@@ -61,13 +61,13 @@ impl<K: AsRef<str> + Ord, V: AsRef<str>> FromIterator<(K, V)> for Labels {
         if labels.is_empty() {
             return Self::default();
         }
-        let parts = || labels.iter().flat_map(|(key, value)| [key.as_ref(), value.as_ref()]);
-        let mut text = String::with_capacity(parts().map(str::len).sum());
-        let end_of = |part| {
+        let pairs = || labels.iter().map(|(key, value)| [key.as_ref(), value.as_ref()]);
+        let mut text = String::with_capacity(pairs().flatten().map(str::len).sum());
+        let mut end_of = |part| {
             text.push_str(part);
             text.len()
         };
-        let ends = parts().map(end_of).collect();
+        let ends = pairs().map(|pair| pair.map(&mut end_of)).collect();
         Self(Some(Arc::new(Packed { text: text.into(), ends })))
     }
 }

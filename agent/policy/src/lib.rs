@@ -33,5 +33,7 @@ mod predicates;
 mod program;
 mod rules;
 mod selector;
+mod services;
 mod sets;
 mod settle;
+mod vips;

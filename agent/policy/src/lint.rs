@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::model::{
     Direction, Namespaces, Peer, Peers, PodSelector, Policy, PolicyKind, PolicyName, PortMatch,
-    Ports, Protocol, Rule, World, direction_label,
+    Ports, Protocol, Rule, ServiceName, World, direction_label,
 };
 use crate::oracle::selects_pod;
 
@@ -20,9 +20,11 @@ pub struct Warning {
     pub message: String,
 }
 
-/// Looks at every NetworkPolicy. `virtual_addresses` are those of services, each with the service's
-/// `namespace/name`. In the order of the policies' names, then of their rules.
-pub fn warnings(world: &World, virtual_addresses: &BTreeMap<IpAddr, String>) -> Vec<Warning> {
+/// Looks at every NetworkPolicy. In the order of the policies' names, then of their rules.
+pub fn warnings(world: &World) -> Vec<Warning> {
+    let services = world.services.iter();
+    let virtual_addresses: BTreeMap<IpAddr, &ServiceName> =
+        services.flat_map(|(name, s)| s.addresses.iter().map(move |a| (*a, name))).collect();
     let mut all = Vec::new();
     let policies = world.policies.iter();
     for (name, policy) in policies.filter(|(name, _)| name.kind == PolicyKind::NetworkPolicy) {
@@ -30,7 +32,7 @@ pub fn warnings(world: &World, virtual_addresses: &BTreeMap<IpAddr, String>) -> 
             for (i, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
                 let field = format!("spec.{}[{i}]", direction_label(direction));
                 let found = ports(world, policy, direction, rule).chain(blocks(
-                    virtual_addresses,
+                    &virtual_addresses,
                     direction,
                     rule,
                 ));
@@ -110,7 +112,7 @@ fn unresolved(
 /// Blocks that are a service's address: policy judges the backend, so they match nothing in egress,
 /// and nothing ever comes from there.
 fn blocks<'r>(
-    virtual_addresses: &'r BTreeMap<IpAddr, String>,
+    virtual_addresses: &'r BTreeMap<IpAddr, &'r ServiceName>,
     direction: Direction,
     rule: &'r Rule,
 ) -> impl Iterator<Item = (String, String)> + 'r {
@@ -138,7 +140,7 @@ fn blocks<'r>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Action, Block, NamedPort, Pod, PodName, Selector, Tier};
+    use crate::model::{Action, Block, NamedPort, Pod, PodName, Selector, Service, Tier};
 
     fn world(direction: Direction, rule: Rule) -> World {
         let mut world = World::default();
@@ -168,8 +170,11 @@ mod tests {
     }
 
     fn found(direction: Direction, rule: Rule) -> Vec<(String, String)> {
-        let service = ("10.96.0.7".parse().expect("an address"), "y/web".to_owned());
-        let all = warnings(&world(direction, rule), &[service].into());
+        let mut world = world(direction, rule);
+        let name = ServiceName { namespace: "y".to_owned(), name: "web".to_owned() };
+        let addresses = vec!["10.96.0.7".parse().expect("an address")];
+        world.services.insert(name, Service { addresses, ports: Vec::new() });
+        let all = warnings(&world);
         all.into_iter().map(|w| (w.field, w.message)).collect()
     }
 
@@ -200,7 +205,7 @@ mod tests {
     fn a_name_is_not_reported_where_there_is_no_pod_yet() {
         let mut world = world(Direction::Ingress, to_port(Protocol::Tcp, "metrics"));
         world.pods.clear();
-        assert_eq!(warnings(&world, &BTreeMap::new()), []);
+        assert_eq!(warnings(&world), []);
     }
 
     #[test]

@@ -395,6 +395,8 @@ pub struct World {
     pub services: BTreeMap<ServiceName, Service>,
     /// The pods of this node that are enforced.
     pub endpoints: BTreeMap<PodName, LocalEndpoint>,
+    /// Addresses of this node, where egress to them is let out whatever the policies say; else empty.
+    pub own_host: BTreeSet<IpAddr>,
 }
 
 /// A question to any engine: one side's check of a new connection's first packet.
@@ -433,10 +435,12 @@ pub enum DecidedBy {
     DefaultAllow,
     /// Isolated, and no rule matched.
     DefaultDeny,
-    /// The node's own host stack sent it.
+    /// The node's own host stack sent it, or it goes there and such egress is let out.
     Host,
-    /// The pod talks to its own address.
+    /// The pod talks to its own address, by itself or through a service that leads nowhere else.
     OwnAddress,
+    /// The backends of the service get different verdicts, which closes the service.
+    MixedBackends,
     /// A rule matched.
     Rule(RuleName),
 }
@@ -448,6 +452,7 @@ impl fmt::Display for DecidedBy {
             Self::DefaultDeny => f.write_str("default-deny"),
             Self::Host => f.write_str("host"),
             Self::OwnAddress => f.write_str("self"),
+            Self::MixedBackends => f.write_str("mixed-backends"),
             Self::Rule(rule) => rule.fmt(f),
         }
     }

@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_common::abi::{ClassId, Decision, RULE_DEFAULT, RuleId, SetId, Verdict};
+use sluice_common::abi::{
+    ClassId, Decision, RULE_DEFAULT, RULE_HOST, RULE_MIXED, RULE_SELF, RuleId, SetId, Verdict,
+};
 
 use crate::model::{DecidedBy, RuleName};
 
@@ -16,7 +18,8 @@ use crate::model::{DecidedBy, RuleName};
 pub struct Names {
     /// Policy sets: a description of the policies in it, in order. Equal descriptions are equal sets.
     pub sets: BTreeMap<SetId, String>,
-    /// Peer classes: a description of the predicates that hold. Equal descriptions are equal classes.
+    /// Peer classes: a description of the predicates that hold; of a service's, its backends'. Equal
+    /// descriptions are equal classes.
     pub classes: BTreeMap<ClassId, String>,
     /// Rules.
     pub rules: BTreeMap<RuleId, RuleName>,
@@ -27,11 +30,18 @@ impl Names {
     /// nobody knows are a default deny or allow.
     pub fn decided_by(&self, decision: Option<&Decision>) -> DecidedBy {
         let Some(decision) = decision else { return DecidedBy::DefaultDeny };
-        let rule = (decision.rule != RULE_DEFAULT).then(|| self.rules.get(&decision.rule));
-        match rule.flatten() {
-            Some(rule) => DecidedBy::Rule(rule.clone()),
-            None if decision.verdict == Verdict::Allow as u32 => DecidedBy::DefaultAllow,
-            None => DecidedBy::DefaultDeny,
+        self.decided_by_rule(decision.rule, decision.verdict == Verdict::Allow as u32)
+    }
+
+    /// What a rule number goes back to, where it allowed or denied.
+    pub fn decided_by_rule(&self, rule: RuleId, allowed: bool) -> DecidedBy {
+        match (rule, self.rules.get(&rule)) {
+            (RULE_HOST, _) => DecidedBy::Host,
+            (RULE_SELF, _) => DecidedBy::OwnAddress,
+            (RULE_MIXED, _) => DecidedBy::MixedBackends,
+            (rule, Some(name)) if rule != RULE_DEFAULT => DecidedBy::Rule(name.clone()),
+            _ if allowed => DecidedBy::DefaultAllow,
+            _ => DecidedBy::DefaultDeny,
         }
     }
 }

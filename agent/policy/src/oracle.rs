@@ -11,10 +11,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::{
-    Action, Answer, Block, DecidedBy, Direction, Labels, Namespaces, Operator, Peer, Peers, Pod,
-    PodName, PodSelector, Policy, PolicyName, PortMatch, Ports, Protocol, Question, Requirement,
-    Rule, RuleName, Selector, Tier, World,
+    Action, Answer, Backend, Block, DecidedBy, Direction, Labels, Namespaces, Operator, Peer,
+    Peers, Pod, PodName, PodSelector, Policy, PolicyName, PortMatch, Ports, Protocol, Question,
+    Requirement, Rule, RuleName, Selector, Tier, World,
 };
+
+mod services;
+
+pub(crate) use services::{about, is_governed, service};
 
 /// What the specification answers to `question`.
 ///
@@ -32,9 +36,30 @@ fn verdict(world: &World, question: &Question, isolated: bool) -> (bool, Decided
     if question.from_own_host && question.direction == Direction::Ingress {
         return (true, DecidedBy::Host);
     }
+    let is_own = is_own_address(world, question);
+    match service(world, question) {
+        Some((_, backends)) if !is_own && is_governed(world, question) => {
+            services::through_service(world, question, isolated, &backends)
+        }
+        _ => direct(world, question, isolated),
+    }
+}
+
+/// What is answered about one of the places that the question's service leads to.
+pub(crate) fn judge_backend(world: &World, question: &Question, backend: &Backend) -> Answer {
+    let isolated = !governing(world, question, Tier::NetworkPolicy).is_empty();
+    let (allowed, decided_by) = direct(world, &about(question, backend), isolated);
+    Answer { allowed, isolated, decided_by }
+}
+
+/// The verdict on an address that nothing translates.
+fn direct(world: &World, question: &Question, isolated: bool) -> (bool, DecidedBy) {
     // "A Pod cannot block access to itself" (Network Policies, introduction).
     if is_own_address(world, question) {
         return (true, DecidedBy::OwnAddress);
+    }
+    if services::is_own_host(world, question) && is_governed(world, question) {
+        return (true, DecidedBy::Host);
     }
     // ClusterNetworkPolicy `tier`: Admin comes before NetworkPolicy, Baseline after it. A `Pass` skips
     // the rest of its tier.
@@ -56,7 +81,7 @@ fn verdict(world: &World, question: &Question, isolated: bool) -> (bool, Decided
     (true, DecidedBy::DefaultAllow)
 }
 
-fn is_own_address(world: &World, question: &Question) -> bool {
+pub(crate) fn is_own_address(world: &World, question: &Question) -> bool {
     holder(world, question.remote).is_some_and(|(name, _)| *name == question.pod)
 }
 

@@ -80,6 +80,16 @@ pub(crate) struct Outcome {
     pub(crate) rank: u32,
 }
 
+/// What no step decides. The ranks are no step's: no set has as many.
+impl Outcome {
+    /// Egress to the pod's own node is let out.
+    pub(crate) const HOST: Self = Self { verdict: Verdict::Allow, rank: u32::MAX };
+    /// A service leads to the pod that asks, and nowhere else.
+    pub(crate) const SELF: Self = Self { verdict: Verdict::Allow, rank: u32::MAX - 1 };
+    /// A service leads to backends that get different verdicts.
+    pub(crate) const MIXED: Self = Self { verdict: Verdict::Deny, rank: u32::MAX };
+}
+
 /// A span with its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Segment {

@@ -35,6 +35,8 @@ pub(crate) enum Predicate {
     Blocks(RuleName),
     /// Its pod calls this port by this name.
     Port(NamedPort),
+    /// It is this node's, and egress to it is let out.
+    OwnHost,
 }
 
 /// A name that a port can be called by.
@@ -91,6 +93,8 @@ pub(crate) struct Predicates {
     blocks: BTreeSet<FiledBlock>,
     /// How many of `blocks` have each prefix length.
     lengths: BTreeMap<u32, usize>,
+    /// [`Predicate::OwnHost`], once it was asked for: it is no rule's and stays.
+    own_host: Option<PredicateId>,
     changes: PredicateChanges,
 }
 
@@ -244,7 +248,7 @@ impl Predicates {
             Predicate::Blocks(rule) => {
                 self.by_rule.remove(&rule);
             }
-            Predicate::Port(_) => {}
+            Predicate::Port(_) | Predicate::OwnHost => {}
         }
     }
 
@@ -260,7 +264,10 @@ impl Predicates {
         let entry = &self.entries[id];
         let references = match &entry.what {
             Predicate::Port(port) => self.ports.get(&(port.protocol, port.name.clone())),
-            Predicate::Pods(_) | Predicate::Block(_) | Predicate::Blocks(_) => None,
+            Predicate::Pods(_)
+            | Predicate::Block(_)
+            | Predicate::Blocks(_)
+            | Predicate::OwnHost => None,
         };
         entry.users.iter().chain(references.into_iter().flat_map(|r| &r.users)).copied()
     }
@@ -270,15 +277,27 @@ impl Predicates {
         self.ports.get(name).into_iter().flat_map(|reference| reference.ports.values().copied())
     }
 
-    /// The predicates that hold for a pod and its address, sorted, each once. Empty where no selector
-    /// and no port name tells the pod from an address outside: then `cidrs` knows its class.
-    pub(crate) fn of_pod(
-        &mut self,
-        world: &World,
-        namespace: &str,
-        pod: &Pod,
-        address: Address,
-    ) -> Vec<PredicateId> {
+    /// The predicate of this node's own addresses.
+    pub(crate) fn of_own_host(&mut self) -> PredicateId {
+        let known = self.own_host;
+        let id = known.unwrap_or_else(|| self.new_entry(Predicate::OwnHost));
+        self.own_host = Some(id);
+        id
+    }
+
+    /// The same, if it was ever asked for.
+    pub(crate) const fn known_own_host(&self) -> Option<PredicateId> {
+        self.own_host
+    }
+
+    /// True if it is the predicate of this node's own addresses.
+    pub(crate) fn is_own_host(&self, id: PredicateId) -> bool {
+        self.own_host == Some(id)
+    }
+
+    /// The predicates that hold for a pod, whatever its address: none where no selector and no port
+    /// name tells the pod from an address outside.
+    pub(crate) fn of_pod(&mut self, world: &World, namespace: &str, pod: &Pod) -> Vec<PredicateId> {
         let mut holding = Vec::new();
         let subject = Subject::new(world, namespace, &pod.labels);
         self.selectors.candidates(&subject, |id| match &self.entries[*id].what {
@@ -288,9 +307,11 @@ impl Predicates {
         if !self.ports.is_empty() {
             holding.extend(pod.ports.iter().filter_map(|port| self.port(port)));
         }
-        if holding.is_empty() {
-            return holding;
-        }
+        holding
+    }
+
+    /// Adds the predicates that hold for an address by itself. Then they are sorted, each once.
+    pub(crate) fn add_blocks(&self, address: Address, holding: &mut Vec<PredicateId>) {
         for prefix in cidr::prefixes_of(address, self.lengths.keys().copied()) {
             let first = FiledBlock { prefix, id: PredicateId(0), block: Block::default() };
             let filed = self.blocks.range(first..).take_while(|filed| filed.prefix == prefix);
@@ -299,7 +320,6 @@ impl Predicates {
         }
         holding.sort_unstable();
         holding.dedup();
-        holding
     }
 
     /// The predicate of a pod's port, if its name is in use.

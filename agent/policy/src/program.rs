@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_common::abi::{RULE_DEFAULT, RuleId, Verdict};
+use sluice_common::abi::{
+    Decision, RULE_DEFAULT, RULE_HOST, RULE_MIXED, RULE_SELF, RuleId, Verdict,
+};
 
 use crate::classes::Class;
 use crate::model::{Action, Direction, Protocol, Tier};
@@ -92,23 +94,78 @@ impl Program {
         self.steps.len()
     }
 
+    /// An outcome as it stands in the tables.
+    pub(crate) fn decision(&self, outcome: Outcome, lists: &Lists) -> Decision {
+        let Outcome { verdict, rank } = outcome;
+        let (rank, rule) = match outcome {
+            Outcome::HOST => (0, RULE_HOST),
+            Outcome::SELF => (0, RULE_SELF),
+            Outcome::MIXED => (self::rank(self.steps.len()), RULE_MIXED),
+            _ => (rank, self.rule_number(rank, lists)),
+        };
+        Decision { verdict: verdict as u32, rank, rule }
+    }
+
     /// The number in the tables of the rule with a rank.
-    pub(crate) fn rule_number(&self, rank: u32, lists: &Lists) -> RuleId {
+    fn rule_number(&self, rank: u32, lists: &Lists) -> RuleId {
         match self.steps.get(rank as usize) {
             Some(Step::Rule { list, index, .. }) => lists.get(*list).numbers[*index],
             Some(Step::Isolate) | None => RULE_DEFAULT,
         }
     }
 
-    /// The entries of `decisions` that say what the set says to a class, the root first.
-    pub(crate) fn entries(&self, class: &Class, lists: &Lists) -> Vec<PortEntry> {
+    /// What is denied because nothing is there to be allowed.
+    pub(crate) fn default_deny(&self) -> Outcome {
+        let isolate = self.steps.iter().position(|step| matches!(step, Step::Isolate));
+        let rank = rank(isolate.unwrap_or(self.steps.len()));
+        Outcome { verdict: Verdict::Deny, rank }
+    }
+
+    /// Ranks of the steps that concern a class, ascending.
+    fn ranks(&self, class: &Class) -> Vec<u32> {
         let mut ranks = self.always.clone();
         for predicate in &class.predicates {
             ranks.extend(self.by_predicate.get(predicate).into_iter().flatten());
         }
         ranks.sort_unstable();
         ranks.dedup();
+        ranks
+    }
 
+    /// What the set says to a class on one port.
+    pub(crate) fn outcome(
+        &self,
+        class: &Class,
+        (protocol, port): (Protocol, u16),
+        lists: &Lists,
+    ) -> Outcome {
+        let mut passed = None;
+        for rank in self.ranks(class) {
+            let step = self.steps[rank as usize];
+            if passed == Some(step.tier()) {
+                continue;
+            }
+            let Step::Rule { list, index, tier } = step else {
+                return Outcome { verdict: Verdict::Deny, rank };
+            };
+            let rule = &lists.get(list).rules[index];
+            if !rule.covers(protocol, port, |name| self.port_number(name, class)) {
+                continue;
+            }
+            match (rule.action, tier) {
+                (Action::Allow, _) => return Outcome { verdict: Verdict::Allow, rank },
+                // As on the canvas of `segments`.
+                (Action::Deny | Action::Pass, Tier::NetworkPolicy) => {}
+                (Action::Deny, _) => return Outcome { verdict: Verdict::Deny, rank },
+                (Action::Pass, _) => passed = Some(tier),
+            }
+        }
+        Outcome { verdict: Verdict::Allow, rank: rank(self.steps.len()) }
+    }
+
+    /// The entries of `decisions` that say what the set says to a class, the root first.
+    pub(crate) fn entries(&self, class: &Class, lists: &Lists) -> Vec<PortEntry> {
+        let ranks = self.ranks(class);
         // A protocol without ports meets no spans but whole ones: its one segment is the root.
         let root = self.segments(&ranks, class, None, lists)[0].outcome;
         let mut entries = vec![root_entry(root)];

@@ -87,6 +87,25 @@ impl CompiledRule {
     }
 }
 
+impl CompiledRule {
+    /// True if a port is one of the rule's; see [`Self::spans`].
+    pub(crate) fn covers(
+        &self,
+        protocol: Protocol,
+        port: u16,
+        number_of: impl Fn(&PortName) -> Option<u16>,
+    ) -> bool {
+        match &self.ports {
+            RulePorts::Any => true,
+            RulePorts::Of { numbers, names } => {
+                let mut spans = numbers[place(protocol)].iter();
+                spans.any(|span| (span.first..=span.last).contains(&port))
+                    || names.iter().any(|name| name.0 == protocol && number_of(name) == Some(port))
+            }
+        }
+    }
+}
+
 /// The rules of a policy in one direction.
 #[derive(Debug)]
 pub(crate) struct RuleList {

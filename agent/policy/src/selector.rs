@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{Labels, Namespaces, Operator, PodSelector, Requirement, Selector, World};
 
-/// True if all requirements of the selector hold for the labels.
-pub(crate) fn selects(selector: &Selector, labels: &Labels) -> bool {
-    selector.requirements.iter().all(|requirement| holds(requirement, labels))
+impl Selector {
+    /// True if all requirements hold for the labels.
+    pub fn selects(&self, labels: &Labels) -> bool {
+        self.requirements.iter().all(|requirement| holds(requirement, labels))
+    }
 }
 
 fn holds(requirement: &Requirement, labels: &Labels) -> bool {
@@ -41,9 +43,9 @@ impl<'a> Subject<'a> {
     pub(crate) fn is_selected_by(&self, selector: &PodSelector) -> bool {
         let namespace = match &selector.namespaces {
             Namespaces::Named(name) => name == self.namespace,
-            Namespaces::Matching(namespaces) => selects(namespaces, &self.namespace_labels),
+            Namespaces::Matching(namespaces) => namespaces.selects(&self.namespace_labels),
         };
-        namespace && selects(&selector.pods, self.labels)
+        namespace && selector.pods.selects(self.labels)
     }
 }
 

@@ -3,14 +3,16 @@
 //! given once it is known what fits.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use sluice_common::abi::Address;
+use sluice_common::abi::{Address, VipKey};
 
 use crate::cidr;
-use crate::classes::ClassIndex;
+use crate::classes::{Class, ClassIndex};
 use crate::compile::Compiler;
 use crate::emit::Output;
 use crate::model::{Direction, Labels, NamedPort, PodName, PolicyName};
+use crate::ports::{Outcome, root_entry};
 use crate::predicates::{PredicateChanges, PredicateId};
 use crate::program::Program;
 use crate::selector::Subject;
@@ -30,16 +32,25 @@ pub(crate) struct Work {
     pub(crate) addresses: BTreeSet<Address>,
     /// Sets: all their entries.
     pub(crate) sets: BTreeSet<SetIndex>,
+    /// VIPs: where they lead.
+    pub(crate) vips: BTreeSet<VipKey>,
+    /// VIPs: their class.
+    pub(crate) classless: BTreeSet<VipKey>,
+    /// Slots: the ways of their endpoints to themselves.
+    pub(crate) hairpins: BTreeSet<u32>,
 }
 
 impl Work {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { endpoints, slots, policies, addresses, sets } = self;
+        let Self { endpoints, slots, policies, addresses, sets, vips, classless, hairpins } = self;
         endpoints.is_empty()
             && slots.is_empty()
             && policies.is_empty()
             && addresses.is_empty()
             && sets.is_empty()
+            && vips.is_empty()
+            && classless.is_empty()
+            && hairpins.is_empty()
     }
 }
 
@@ -86,16 +97,23 @@ impl Compiler {
             }
         }
         self.lists.sweep(&mut self.predicates);
+        self.settle_vips(work, output);
         self.settle_predicates(work, output);
         self.settle_addresses(work, output);
-        let mut pairs = BTreeSet::new();
+        self.settle_vip_classes(work, output);
+        let (mut pairs, mut reshaped) = (BTreeSet::new(), BTreeSet::new());
         for index in std::mem::take(&mut work.sets) {
-            self.settle_set(index, &mut pairs, output);
+            if self.settle_set(index, &mut pairs, output) {
+                reshaped.insert(index);
+            }
         }
         self.settle_classes(&mut pairs, output);
+        let vip_pairs = self.vip_pairs(&pairs, &reshaped, output);
         for (set, class) in pairs {
             self.settle_decisions(set, class, output);
         }
+        self.settle_vip_decisions(vip_pairs, work, output);
+        self.settle_hairpins(work, output);
     }
 
     /// Determines the sets of endpoints. Returns the sets that lost one.
@@ -149,12 +167,16 @@ impl Compiler {
         if !lost.is_empty() {
             let peers = self.peers.iter().filter(|(_, class)| lost.contains(class));
             work.addresses.extend(peers.map(|(address, _)| *address));
+            let backends = self.vips.backends.iter().filter(|(_, b)| lost.contains(&b.class));
+            work.addresses.extend(backends.map(|(address, _)| *address));
         }
         for prefix in &changes.changed_blocks {
             let first = Prefix { key: prefix.key, bits: 128 };
+            let is_covered = |key: &Address| prefix.covers(&Prefix { key: *key, bits: 128 });
             let peers = self.peers.range(first.key..).map(|(address, _)| *address);
-            work.addresses
-                .extend(peers.take_while(|key| prefix.covers(&Prefix { key: *key, bits: 128 })));
+            work.addresses.extend(peers.take_while(is_covered));
+            let backends = self.vips.backends.range(first.key..).map(|(address, _)| *address);
+            work.addresses.extend(backends.take_while(is_covered));
         }
         if changes.has_new_selectors || !changes.new_ports.is_empty() {
             self.find_newly_selected(&changes, work);
@@ -188,16 +210,15 @@ impl Compiler {
         }
     }
 
-    /// Determines the classes of pod addresses.
+    /// Determines the classes of addresses in `peers` and behind VIPs.
     fn settle_addresses(&mut self, work: &mut Work, output: &mut Output) {
         for address in std::mem::take(&mut work.addresses) {
-            let holding =
-                match self.owners.of(&address).map(|name| (name, self.world.pods.get(name))) {
-                    Some((name, Some(pod))) => {
-                        self.predicates.of_pod(&self.world, &name.namespace, pod, address)
-                    }
-                    Some((_, None)) | None => Vec::new(),
-                };
+            let mut holding = self.holding(&address);
+            self.settle_backend(address, holding.clone(), work);
+            // Where nothing but blocks can tell the address from others, `cidrs` knows its class.
+            if !holding.is_empty() {
+                self.predicates.add_blocks(address, &mut holding);
+            }
             let class = self.classes.with(holding, &self.predicates);
             let old = match class {
                 ClassIndex::NONE => self.peers.remove(&address),
@@ -212,20 +233,41 @@ impl Compiler {
         }
     }
 
-    /// One pod address more or less has a class.
+    /// The predicates that hold for the pod or node that has an address.
+    fn holding(&mut self, address: &Address) -> Vec<PredicateId> {
+        match self.owners.of(address).map(|name| (name, self.world.pods.get(name))) {
+            Some((name, Some(pod))) => self.predicates.of_pod(&self.world, &name.namespace, pod),
+            None if self.world.own_host.contains(&IpAddr::from(*address)) => {
+                vec![self.predicates.of_own_host()]
+            }
+            Some((_, None)) | None => Vec::new(),
+        }
+    }
+
+    /// One address of `peers` more or less has a class.
     fn count_pod(&mut self, index: ClassIndex, more: bool) {
+        self.count(index, |class| &mut class.pods, more);
+    }
+
+    /// One address behind VIPs more or less has a class.
+    pub(crate) fn count_backend(&mut self, index: ClassIndex, more: bool) {
+        self.count(index, |class| &mut class.backends, more);
+    }
+
+    fn count(&mut self, index: ClassIndex, of: fn(&mut Class) -> &mut usize, more: bool) {
         if index == ClassIndex::NONE {
             return;
         }
         let class = self.classes.get_mut(index);
-        let before = class.pods;
-        class.pods = if more { before + 1 } else { before - 1 };
-        if (before == 0) == (class.pods == 0) {
+        let before = (class.pods == 0, class.backends == 0);
+        let count = of(class);
+        *count = if more { *count + 1 } else { *count - 1 };
+        if before == (class.pods == 0, class.backends == 0) {
             return;
         }
         for predicate in &class.predicates {
             let entry = self.predicates.entry_mut(*predicate);
-            if more {
+            if class.pods + class.backends > 0 {
                 entry.classes.insert(index);
             } else {
                 entry.classes.remove(&index);
@@ -235,19 +277,20 @@ impl Compiler {
     }
 
     /// Resolves a set's blocks and puts its rules in order again. Adds the classes whose decisions
-    /// that can change.
+    /// that can change, and says whether it can be any.
     fn settle_set(
         &mut self,
         index: SetIndex,
         pairs: &mut BTreeSet<(SetIndex, ClassIndex)>,
         output: &mut Output,
-    ) {
+    ) -> bool {
         let mut concerned = self.settle_cidrs(index, output);
         let set = self.sets.get(index);
         let lists = &set.lists;
         let program = Program::new(set.key.direction, &set.key.ports, lists, &self.lists);
         let shapes: Vec<u64> = lists.iter().map(|list| self.lists.get(*list).shape).collect();
-        if shapes == set.shapes {
+        let is_reshaped = shapes != set.shapes;
+        if !is_reshaped {
             for predicate in program.changed_predicates(&set.program) {
                 let has = |class: &&ClassIndex| {
                     self.classes.get(**class).predicates.binary_search(&predicate).is_ok()
@@ -267,6 +310,7 @@ impl Compiler {
         pairs.extend(concerned.into_iter().map(|class| (index, class)));
         let set = self.sets.get_mut(index);
         (set.program, set.shapes, set.default) = (program, shapes, default);
+        is_reshaped
     }
 
     /// Resolves a set's blocks. Returns the classes that it gives to addresses and did not before, or
@@ -308,6 +352,11 @@ impl Compiler {
                 list.predicates.iter().copied().chain(named).collect();
             classes.extend(predicates.into_iter().flat_map(|id| &self.predicates.get(id).classes));
         }
+        if self.sets.get(index).key.direction == Direction::Egress
+            && let Some(own_host) = self.predicates.known_own_host()
+        {
+            classes.extend(&self.predicates.get(own_host).classes);
+        }
         classes
     }
 
@@ -322,6 +371,9 @@ impl Compiler {
             pairs.extend(class.decided_in.iter().map(|set| (*set, index)));
             if class.pods > 0 {
                 for predicate in &class.predicates {
+                    if self.predicates.is_own_host(*predicate) {
+                        pairs.extend(self.egress_sets().into_iter().map(|set| (set, index)));
+                    }
                     let sets =
                         self.predicates.users(*predicate).flat_map(|id| &self.lists.get(id).sets);
                     pairs.extend(sets.map(|set| (*set, index)));
@@ -340,6 +392,11 @@ impl Compiler {
             _ if set.lists.is_empty() => Vec::new(),
             ClassIndex::NONE => set.default.clone(),
             _ if !is_asked => Vec::new(),
+            _ if set.key.direction == Direction::Egress
+                && known.predicates.iter().any(|id| self.predicates.is_own_host(*id)) =>
+            {
+                vec![root_entry(Outcome::HOST)]
+            }
             _ => {
                 let mut entries = set.program.entries(known, &self.lists);
                 if entries == set.default {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_common::abi::{
-    Address, CIDR_KEY_BITS, CidrKey, ClassId, Decision, DecisionKey, Endpoint, RuleId, SetId,
-    UNCLASSIFIED,
+    Address, CIDR_KEY_BITS, CidrKey, ClassId, Decision, DecisionKey, Endpoint, Hairpin, HairpinKey,
+    RuleId, SetId, UNCLASSIFIED, VipKey,
 };
 use sluice_common::decide::Lookup;
 
@@ -119,6 +119,10 @@ pub struct Tables {
     pub endpoints: BTreeMap<u32, Endpoint>,
     /// By pod address.
     pub peers: BTreeMap<Address, ClassId>,
+    /// By address and port of a service.
+    pub vips: BTreeMap<VipKey, ClassId>,
+    /// By slot and address and port of a service that leads to the endpoint.
+    pub hairpins: BTreeMap<HairpinKey, Hairpin>,
     /// By policy set and address prefix. [`UNCLASSIFIED`] takes a covering prefix's class off.
     pub cidrs: BTreeMap<Prefix<CidrKey>, ClassId>,
     /// By policy set, class and port prefix.
@@ -126,6 +130,14 @@ pub struct Tables {
 }
 
 impl Lookup for Tables {
+    fn vip(&self, vip: &VipKey) -> ClassId {
+        self.vips.get(vip).copied().unwrap_or(UNCLASSIFIED)
+    }
+
+    fn hairpin(&self, key: &HairpinKey) -> Hairpin {
+        self.hairpins.get(key).copied().unwrap_or_default()
+    }
+
     fn peer(&self, address: &Address) -> ClassId {
         self.peers.get(address).copied().unwrap_or(UNCLASSIFIED)
     }
@@ -150,6 +162,10 @@ pub struct Touched {
     pub endpoints: BTreeSet<u32>,
     /// Addresses.
     pub peers: BTreeSet<Address>,
+    /// Addresses and ports of services.
+    pub vips: BTreeSet<VipKey>,
+    /// Slots, with addresses and ports of services.
+    pub hairpins: BTreeSet<HairpinKey>,
     /// Prefixes.
     pub cidrs: BTreeSet<Prefix<CidrKey>>,
     /// Prefixes.
@@ -161,9 +177,11 @@ pub struct Touched {
 impl Touched {
     /// True if nothing may have changed.
     pub fn is_empty(&self) -> bool {
-        let Self { endpoints, peers, cidrs, decisions, rules } = self;
+        let Self { endpoints, peers, vips, hairpins, cidrs, decisions, rules } = self;
         endpoints.is_empty()
             && peers.is_empty()
+            && vips.is_empty()
+            && hairpins.is_empty()
             && cidrs.is_empty()
             && decisions.is_empty()
             && rules.is_empty()
@@ -171,9 +189,11 @@ impl Touched {
 
     /// Takes in what a later change touched.
     pub fn merge(&mut self, later: Self) {
-        let Self { endpoints, peers, cidrs, decisions, rules } = later;
+        let Self { endpoints, peers, vips, hairpins, cidrs, decisions, rules } = later;
         self.endpoints.extend(endpoints);
         self.peers.extend(peers);
+        self.vips.extend(vips);
+        self.hairpins.extend(hairpins);
         self.cidrs.extend(cidrs);
         self.decisions.extend(decisions);
         self.rules.extend(rules);

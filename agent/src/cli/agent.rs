@@ -22,6 +22,7 @@ use crate::endpoint::links::Links;
 use crate::endpoint::slots::{Lingering, Slots};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel as _;
+use crate::reconcile::site::{Alias, Site};
 use crate::run::Agent;
 use crate::source::{Source, dir, kube};
 use crate::state::State;
@@ -78,6 +79,15 @@ pub struct AgentArguments {
     /// What an egress-isolated pod may send to its own node without a rule
     #[arg(long, value_name = "VERDICT", env = "SLUICE_HOST_EGRESS", default_value = "deny")]
     host_egress: HostEgress,
+    /// A further address of a service, as of a DNS cache on the node; repeatable (comma-separated in
+    /// the environment)
+    #[arg(
+        long = "service-alias",
+        value_name = "NS/NAME=ADDRESS",
+        env = "SLUICE_SERVICE_ALIAS",
+        value_delimiter = ','
+    )]
+    service_aliases: Vec<Alias>,
     /// Log every packet of one pod, with the verdict; costs speed for all
     #[arg(long, value_name = "NS/POD", env = "SLUICE_TRACE")]
     trace: Option<PodArg>,
@@ -89,11 +99,13 @@ pub struct AgentArguments {
     uninstall: bool,
 }
 
-/// `--host-egress`. `allow` needs the nodes' addresses and joins with them.
+/// `--host-egress`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum HostEgress {
     /// What the policies say.
     Deny,
+    /// Everything to any address of the node's own interfaces.
+    Allow,
 }
 
 /// `--log-format`.
@@ -218,12 +230,18 @@ async fn enforce(args: &AgentArguments, node: &str, origin: Origin) -> anyhow::R
         format!("cannot listen on {}", control::socket_path(&args.state_dir).display())
     })?;
     let reconciler =
-        Reconciler::new(enforcer, node.to_owned(), args.state_dir.clone(), notes, slots);
+        Reconciler::new(enforcer, node.to_owned(), args.state_dir.clone(), notes, slots)
+            .with_site(site(args));
     let source = origin.start(node)?;
     tracing::info!(node, source = source.name, "enforcing");
     Agent::new(reconciler, source, links, args.netns_dirs.clone(), node.to_owned())
         .run(requests)
         .await
+}
+
+fn site(args: &AgentArguments) -> Site {
+    let host_egress = args.host_egress == HostEgress::Allow;
+    Site { host_egress, ..args.service_aliases.iter().cloned().collect() }
 }
 
 /// True for notes that were written before the tables: by an agent with another state directory, or

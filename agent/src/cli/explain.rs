@@ -100,7 +100,8 @@ fn explain_probe(
     let outcome = outcomes.first().ok_or_else(|| anyhow::anyhow!("the model gave no answer"))?;
     let asked = sides(cluster, probe);
     let backend = asked.as_ref().filter(|_| matches!(probe.to, End::Service(..)));
-    let backend = backend.map(|s| BackendRow { address: s.destination, port: s.port });
+    let backend = backend.and_then(|s| s.arrives_at);
+    let backend = backend.map(|(address, port)| BackendRow { address, port });
     let questions = asked.iter().flat_map(|s| s.egress.iter().chain(&s.ingress));
     let explanations: Vec<Explanation> =
         questions.map(|question| explain(&cluster.world, question)).collect();

@@ -72,14 +72,7 @@ impl Input {
 
 /// What is valid in the policies and yet hardly meant.
 fn policy_warnings(cluster: &Cluster) -> impl Iterator<Item = Warning> {
-    let services = cluster.services.iter();
-    let addresses = services.flat_map(|(name, service)| {
-        service
-            .addresses
-            .iter()
-            .map(move |address| (*address, format!("{}/{}", name.namespace, name.name)))
-    });
-    lint::warnings(&cluster.world, &addresses.collect()).into_iter().map(|warning| Warning {
+    lint::warnings(&cluster.world).into_iter().map(|warning| Warning {
         object: warning.policy.to_string(),
         field: warning.field,
         message: warning.message,

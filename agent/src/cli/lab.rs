@@ -33,7 +33,10 @@ Examples:
   sluice lab down demo
 
 All labs are made of network namespaces; nothing is made in the machine's own. `ip netns
-exec` enters the namespaces that `lab up` and `lab list` name.")]
+exec` enters the namespaces that `lab up` and `lab list` name.
+
+The exit status of `lab exec` is the command's; as in a shell, 127 where there is no such command
+and 126 where it cannot be run.")]
 pub struct LabArguments {
     #[command(subcommand)]
     command: LabCommand,
@@ -244,11 +247,7 @@ fn stay(
 /// The cluster as the manifests are now, or what is wrong with them.
 fn read_again(arguments: &UpArguments) -> Result<Cluster, String> {
     let read = || arguments.input.load_quietly()?.cluster();
-    read().map_err(|failure| match failure {
-        Failure::Usage(reason) => reason,
-        Failure::Cannot(error) => format!("{error:#}"),
-        Failure::No => String::new(),
-    })
+    read().map_err(|failure| failure.reason().unwrap_or_default())
 }
 
 /// Files that stay wrong are complained about once.
@@ -322,7 +321,7 @@ fn exec(name: &str, whom: &str, command: &[String]) -> Result<(), Failure> {
         return Err(Failure::usage("there is no command"));
     };
     let error = Command::new(program).args(arguments).exec();
-    Err(Failure::Usage(format!("cannot run {program}: {error}")))
+    Err(Failure::NotRun { program: program.clone(), error })
 }
 
 fn list(output: LabOutput) -> Result<(), Failure> {

@@ -67,6 +67,13 @@ pub enum Failure {
     Usage(String),
     /// 3: this machine cannot do it.
     Cannot(anyhow::Error),
+    /// 126 or 127, as a shell's: `lab exec` cannot run the command that it was given.
+    NotRun {
+        /// The command.
+        program: String,
+        /// Why not.
+        error: std::io::Error,
+    },
 }
 
 impl Failure {
@@ -75,11 +82,23 @@ impl Failure {
         Self::Usage(reason.to_string())
     }
 
-    const fn status(&self) -> u8 {
+    /// What to tell the user; `None` where that was done already.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::No => None,
+            Self::Usage(reason) => Some(reason.trim_end().to_owned()),
+            Self::Cannot(error) => Some(in_words(error)),
+            Self::NotRun { program, error } => Some(format!("cannot run {program}: {error}")),
+        }
+    }
+
+    fn status(&self) -> u8 {
         match self {
             Self::No => 1,
             Self::Usage(_) => 2,
             Self::Cannot(_) => 3,
+            Self::NotRun { error, .. } if error.kind() == std::io::ErrorKind::NotFound => 127,
+            Self::NotRun { .. } => 126,
         }
     }
 }
@@ -133,10 +152,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            match &failure {
-                Failure::No => {}
-                Failure::Usage(reason) => eprintln!("sluice: {}", reason.trim_end()),
-                Failure::Cannot(error) => eprintln!("sluice: {}", in_words(error)),
+            if let Some(reason) = failure.reason() {
+                eprintln!("sluice: {reason}");
             }
             ExitCode::from(failure.status())
         }

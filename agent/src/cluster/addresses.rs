@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice_policy::model::PodName;
-
-use super::ServiceName;
+use sluice_policy::model::{PodName, ServiceName};
 
 /// Why a cluster could not be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

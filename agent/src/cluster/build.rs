@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-use sluice_policy::model::{Labels, Operator, PodName, Selector};
+use sluice_policy::model::{Labels, PodName, Service, ServiceName};
 
 use super::addresses::{AddressPlan, ClusterError};
-use super::{Cluster, IMPLIED_NODE, Node, ObjectKey, Service, ServiceName, services};
+use super::{Cluster, IMPLIED_NODE, Node, ObjectKey, services};
 use crate::convert::Item;
 use crate::convert::endpointslice::EndpointSlice;
 use crate::convert::namespace::NAME_LABEL;
@@ -132,12 +132,14 @@ impl<'a> Builder<'a> {
     /// A workload whose pods are in the input too has those; one that another made has none.
     fn make_pods_of_workloads(&mut self) {
         for (name, workload) in std::mem::take(&mut self.workloads) {
-            let own: Vec<PodName> = match &workload.selector {
+            // An empty selector would claim the pods of all workloads.
+            let selector = workload.selector.as_ref().filter(|s| !s.requirements.is_empty());
+            let own: Vec<PodName> = match selector {
                 Some(selector) => self
                     .pods
                     .values()
                     .filter(|pod| pod.name.namespace == name.namespace)
-                    .filter(|pod| selects(selector, &pod.labels))
+                    .filter(|pod| selector.selects(&pod.labels))
                     .map(|pod| pod.name.clone())
                     .collect(),
                 None => Vec::new(),
@@ -242,7 +244,7 @@ impl<'a> Builder<'a> {
             let slices = self.slices.get(name).map(Vec::as_slice).unwrap_or_default();
             let ports = services::resolve(service, slices, &self.pods);
             let addresses = own.into_iter().chain(service.external.iter().copied()).collect();
-            self.cluster.services.insert(name.clone(), Service { addresses, ports });
+            self.cluster.world.services.insert(name.clone(), Service { addresses, ports });
         }
         Ok(())
     }
@@ -268,21 +270,6 @@ fn service_name(namespace: &str, name: &str) -> ServiceName {
 
 fn pod_key(name: &PodName) -> ObjectKey {
     ObjectKey { kind: "Pod".into(), namespace: name.namespace.clone(), name: name.name.clone() }
-}
-
-/// True if a workload's selector matches: it is only used to find a workload's pods in the input, so
-/// it is not what policy is judged by.
-fn selects(selector: &Selector, labels: &Labels) -> bool {
-    !selector.requirements.is_empty()
-        && selector.requirements.iter().all(|requirement| {
-            let value = labels.get(&requirement.key);
-            match &requirement.operator {
-                Operator::In(values) => value.is_some_and(|v| values.contains(v)),
-                Operator::NotIn(values) => value.is_none_or(|v| !values.contains(v)),
-                Operator::Exists => value.is_some(),
-                Operator::DoesNotExist => value.is_none(),
-            }
-        })
 }
 
 fn pod_of(name: &PodName, workload: &Workload, node: String) -> Pod {

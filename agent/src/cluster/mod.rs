@@ -8,11 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use sluice_policy::model::{PodName, Protocol, World};
+use sluice_policy::model::{PodName, Protocol, ServiceName, World};
 
 pub use self::addresses::{AddressPlan, ClusterError};
 pub(crate) use self::services::resolve as resolve_service;
-pub use self::services::{Backend, Service, ServicePort};
 
 /// The node of pods that name none.
 pub const IMPLIED_NODE: &str = "node-1";
@@ -45,15 +44,6 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Namespace and name of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServiceName {
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
 /// A cluster made of manifests, with every address assigned.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
@@ -61,8 +51,6 @@ pub struct Cluster {
     pub world: World,
     /// Nodes, the implied `node-1` included.
     pub nodes: BTreeMap<String, Node>,
-    /// Services and where they lead.
-    pub services: BTreeMap<ServiceName, Service>,
     /// The pods of each workload, by `namespace/name` of the workload, the first first.
     pub workloads: BTreeMap<PodName, Vec<PodName>>,
     /// The ports that each pod declares.
@@ -92,7 +80,7 @@ impl Cluster {
 
     /// The service that has an address.
     pub fn service_at(&self, address: IpAddr) -> Option<&ServiceName> {
-        let found = self.services.iter().find(|(_, s)| s.addresses.contains(&address));
+        let found = self.world.services.iter().find(|(_, s)| s.addresses.contains(&address));
         found.map(|(name, _)| name)
     }
 }

@@ -70,7 +70,7 @@ fn the_resolved_objects_make_the_same_cluster_again() {
             .expect("nothing to assign");
     assert_eq!(again.world, first.world);
     assert_eq!(again.nodes, first.nodes);
-    assert_eq!(again.services, first.services);
+    assert_eq!(again.world.services, first.world.services);
 }
 
 #[test]
@@ -182,18 +182,18 @@ spec: {selector: {app: web}, ports: [{name: h, port: 8000, targetPort: http}]}
 
 fn backends(cluster: &Cluster) -> Vec<String> {
     let service = ServiceName { namespace: "x".into(), name: "s".into() };
-    let port = &cluster.services[&service].ports[0];
+    let port = &cluster.world.services[&service].ports[0];
     port.backends.iter().map(|b| format!("{} {}", b.address, b.port)).collect()
 }
 
 #[test]
 fn a_service_leads_to_the_pods_that_it_selects_at_their_port() {
     let cluster = cluster(&format!("{DEPLOYMENT}{SERVICE}"));
-    let expected = ["10.244.0.2 80", "fd00:10:244::2 80", "10.244.0.3 80", "fd00:10:244::3 80"];
+    let expected = ["10.244.0.2 80", "10.244.0.3 80", "fd00:10:244::2 80", "fd00:10:244::3 80"];
     assert_eq!(backends(&cluster), expected);
     let service = ServiceName { namespace: "x".into(), name: "s".into() };
     let own = addresses(&["10.96.0.2", "fd00:10:96::2"]);
-    assert_eq!(cluster.services[&service].addresses, own);
+    assert_eq!(cluster.world.services[&service].addresses, own);
     assert_eq!(cluster.service_at(own[0]), Some(&service));
 }
 

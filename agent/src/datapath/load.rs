@@ -13,12 +13,15 @@ use crate::PROGRAMS;
 
 /// The tables, which are also the names of their pins. The rest of the object's maps (the trace's
 /// ring, read-only data) belong to one load and are never pinned.
-pub const TABLES: [&str; 12] = [
+pub const TABLES: [&str; 15] = [
     "control",
     "endpoint_slots",
     "endpoint_slots_high",
     "endpoints",
     "peers",
+    "vips",
+    "hairpins",
+    "hairpin_notes",
     "cidrs",
     "decisions",
     "flows",
@@ -41,11 +44,13 @@ pub struct LoadOptions {
     pub trace_slot: Option<NonZeroU32>,
     /// Drop records per endpoint and second; 0: none.
     pub event_rate: u32,
+    /// The programs keep the stamp in the packet's mark, where packets made by hand can have it.
+    pub stamp_in_mark: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { pins: None, trace_slot: None, event_rate: EVENT_RATE }
+        Self { pins: None, trace_slot: None, event_rate: EVENT_RATE, stamp_in_mark: false }
     }
 }
 
@@ -149,6 +154,8 @@ impl Datapath {
         let mut loader = EbpfLoader::new();
         loader.override_global("TICK_RATE", &tick_rate, true);
         loader.override_global("TRACE_SLOT", &trace_slot, true);
+        let stamp_in_mark = u32::from(options.stamp_in_mark);
+        loader.override_global("STAMP_IN_MARK", &stamp_in_mark, true);
         if let Some(pins) = &options.pins {
             for table in TABLES {
                 loader.map_pin_path(table, pins.join(table));

@@ -9,8 +9,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Direction,
-    ENDPOINT_MAX, Endpoint, Flow, FlowKey, PeerClass, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX,
-    Versioned, capacity, counter_index,
+    ENDPOINT_MAX, Endpoint, Flow, FlowKey, HairpinKey, HairpinWay, PeerClass, RULE_MAX, RuleId,
+    SLOT_NONE, SLOTS_BY_INDEX, Versioned, VipKey, capacity, counter_index,
 };
 use sluice_common::reason::REASON_MAX;
 use sluice_policy::diff::{KernelState, Op};
@@ -57,6 +57,8 @@ pub struct KernelMaps {
     endpoint_slots_high: HashMap<MapData, u32, u32>,
     endpoints: Array<MapData, Versioned<Endpoint>>,
     peers: HashMap<MapData, Address, PeerClass>,
+    vips: HashMap<MapData, VipKey, PeerClass>,
+    hairpins: HashMap<MapData, HairpinKey, HairpinWay>,
     cidrs: LpmTrie<MapData, CidrKey, Versioned<ClassId>>,
     decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
     flows: HashMap<MapData, FlowKey, Flow>,
@@ -65,7 +67,7 @@ pub struct KernelMaps {
     events: Option<Events>,
     /// Packets that began before the last flip may still look at what it replaced.
     readers_behind: bool,
-    /// Elements of `peers` were removed that packets which have begun may still look at; the next one
+    /// Elements of `peers`, `vips` or `hairpins` were removed that packets which have begun may still look at; the next one
     /// that is added would have their memory.
     memory_behind: bool,
 }
@@ -104,6 +106,8 @@ impl KernelMaps {
             endpoint_slots_high: typed(&mut table, "endpoint_slots_high")?,
             endpoints: typed(&mut table, "endpoints")?,
             peers: typed(&mut table, "peers")?,
+            vips: typed(&mut table, "vips")?,
+            hairpins: typed(&mut table, "hairpins")?,
             cidrs: typed(&mut table, "cidrs")?,
             decisions: typed(&mut table, "decisions")?,
             flows: typed(&mut table, "flows")?,
@@ -150,7 +154,7 @@ impl KernelMaps {
         }
         ops.iter().try_for_each(|op| self.apply_one(op))?;
         // Everything is in force; it is the next change that does not have to wait.
-        if self.memory_behind { self.wait() } else { Ok(()) }
+        self.wait_for_memory()
     }
 
     fn apply_one(&mut self, op: &Op) -> Result<(), MapFault> {
@@ -164,11 +168,19 @@ impl KernelMaps {
                 self.endpoints.set(*slot, value, 0).map_err(access("endpoints"))
             }
             Op::Peer(address, class) => {
-                if self.memory_behind {
-                    self.wait()?;
-                }
+                self.wait_for_memory()?;
                 let value = PeerClass::new(*class);
                 self.peers.insert(address, &value, IN_PLACE).map_err(access("peers"))
+            }
+            Op::Vip(vip, class) => {
+                self.wait_for_memory()?;
+                let value = PeerClass::new(*class);
+                self.vips.insert(vip, &value, IN_PLACE).map_err(access("vips"))
+            }
+            Op::Hairpin(key, hairpin) => {
+                self.wait_for_memory()?;
+                let value = HairpinWay::new(*hairpin);
+                self.hairpins.insert(key, &value, IN_PLACE).map_err(access("hairpins"))
             }
             Op::Cidr(prefix, value) => {
                 self.cidrs.insert(&trie_key(prefix), value, 0).map_err(access("cidrs"))
@@ -182,15 +194,29 @@ impl KernelMaps {
                 self.readers_behind = true;
                 Ok(())
             }
-            Op::RemovePeer(address) => {
-                self.memory_behind = true;
-                removed("peers", self.peers.remove(address))
-            }
+            Op::RemovePeer(address) => self.forget(|maps| ("peers", maps.peers.remove(address))),
+            Op::RemoveVip(vip) => self.forget(|maps| ("vips", maps.vips.remove(vip))),
+            Op::RemoveHairpin(key) => self.forget(|maps| ("hairpins", maps.hairpins.remove(key))),
             Op::RemoveCidr(prefix) => removed("cidrs", self.cidrs.remove(&trie_key(prefix))),
             Op::RemoveDecision(prefix) => {
                 removed("decisions", self.decisions.remove(&trie_key(prefix)))
             }
         }
+    }
+
+    /// Removes an element of a hash, whose memory the next one that is added will have.
+    fn forget(
+        &mut self,
+        remove: impl FnOnce(&mut Self) -> (&'static str, Result<(), MapError>),
+    ) -> Result<(), MapFault> {
+        self.memory_behind = true;
+        let (table, result) = remove(self);
+        removed(table, result)
+    }
+
+    /// Waits until no packet looks at what was removed from a hash.
+    fn wait_for_memory(&mut self) -> Result<(), MapFault> {
+        if self.memory_behind { self.wait() } else { Ok(()) }
     }
 
     /// Waits until every packet that began before the last flip has ended.
@@ -221,12 +247,9 @@ impl KernelMaps {
         Ok(KernelState {
             generation: self.control.read()?.generation,
             endpoints,
-            peers: self
-                .peers
-                .iter()
-                .map(|entry| entry.map(|(address, peer)| (address, peer.class)))
-                .collect::<Result<_, _>>()
-                .map_err(access("peers"))?,
+            peers: values(&self.peers, |peer| peer.class).map_err(access("peers"))?,
+            vips: values(&self.vips, |peer| peer.class).map_err(access("vips"))?,
+            hairpins: values(&self.hairpins, |way| way.hairpin).map_err(access("hairpins"))?,
             cidrs: prefixes(self.cidrs.iter()).map_err(access("cidrs"))?,
             decisions: prefixes(self.decisions.iter()).map_err(access("decisions"))?,
         })
@@ -409,6 +432,14 @@ fn is_missing(error: &MapError) -> bool {
 
 fn trie_key<K: aya::Pod>(prefix: &Prefix<K>) -> Key<K> {
     Key::new(prefix.bits, prefix.key)
+}
+
+/// All of a hash, each element without its lock.
+fn values<K: aya::Pod + Ord, E: aya::Pod, V>(
+    table: &HashMap<MapData, K, E>,
+    value: impl Fn(E) -> V,
+) -> Result<BTreeMap<K, V>, MapError> {
+    table.iter().map(|entry| entry.map(|(key, element)| (key, value(element)))).collect()
 }
 
 fn prefixes<K: aya::Pod + Ord, V>(

@@ -69,7 +69,7 @@ impl Datapath {
         from_interface: u32,
         repeat: u32,
     ) -> Result<(Action, Duration), RunError> {
-        let context = context(from_interface);
+        let context = context(from_interface, 0);
         let options = TestRunOptions {
             data_in: Some(frame),
             ctx_in: Some(&context),
@@ -80,21 +80,57 @@ impl Datapath {
             .program(direction)?
             .test_run(options)
             .map_err(|source| RunError::Run { length: frame.len(), source })?;
-        // `TC_ACT_*` are signed numbers in an unsigned field.
-        let action = match result.return_value.cast_signed() {
-            -1 => Action::Pass,
-            2 => Action::Drop,
-            other => Action::Other(other),
+        Ok((action(result.return_value), result.duration))
+    }
+
+    /// One packet that comes with a stamp, and the stamp that it leaves with (0: none), by programs
+    /// that keep it in the mark ([`super::LoadOptions::stamp_in_mark`]).
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn run_stamped(
+        &self,
+        direction: Direction,
+        frame: &[u8],
+        from_interface: u32,
+        stamp: u32,
+    ) -> Result<(Action, u32), RunError> {
+        let context = context(from_interface, stamp);
+        // The whole `struct __sk_buff`, with room for what newer kernels add.
+        let mut after = [0; 256];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            ctx_out: Some(&mut after),
+            ..TestRunOptions::default()
         };
-        Ok((action, result.duration))
+        let result = self
+            .program(direction)?
+            .test_run(options)
+            .map_err(|source| RunError::Run { length: frame.len(), source })?;
+        let mark = [after[MARK], after[MARK + 1], after[MARK + 2], after[MARK + 3]];
+        Ok((action(result.return_value), u32::from_ne_bytes(mark)))
     }
 }
 
+/// `TC_ACT_*` are signed numbers in an unsigned field.
+const fn action(value: u32) -> Action {
+    match value.cast_signed() {
+        -1 => Action::Pass,
+        2 => Action::Drop,
+        other => Action::Other(other),
+    }
+}
+
+/// Place of `mark` in `struct __sk_buff`.
+const MARK: usize = 8;
+
 /// The beginning of a `struct __sk_buff` (`linux/bpf.h`); the kernel takes the rest as zeros.
-fn context(from_interface: u32) -> [u8; 44] {
+fn context(from_interface: u32, mark: u32) -> [u8; 44] {
     const INGRESS_IFINDEX: usize = 36;
     const IFINDEX: usize = 40;
     let mut context = [0; 44];
+    context[MARK..][..4].copy_from_slice(&mark.to_ne_bytes());
     context[INGRESS_IFINDEX..][..4].copy_from_slice(&from_interface.to_ne_bytes());
     context[IFINDEX..][..4].copy_from_slice(&LOOPBACK.to_ne_bytes());
     context

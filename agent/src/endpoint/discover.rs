@@ -72,6 +72,9 @@ pub struct Scan {
     pub veths: BTreeMap<IfIndex, String>,
     /// Addresses on interfaces without a host-side veth (loopback excepted), with their namespace.
     pub elsewhere: BTreeMap<IpAddr, PathBuf>,
+    /// The node's own addresses (loopback excepted), on whatever interface: more than its Node object
+    /// names, since a pod that sends to its bridge's address reaches the node as well.
+    pub host: BTreeSet<IpAddr>,
 }
 
 impl Scan {
@@ -86,6 +89,8 @@ impl Scan {
             hosts.insert((link.peer_nsid, link.peer_ifindex), link);
         }
         let mut scan = Self::default();
+        let host = links.own_addresses().await?.into_values().flatten();
+        scan.host.extend(host.filter(|address| !address.is_loopback()));
         scan.veths.extend(hosts.values().map(|link| (link.ifindex, link.name.clone())));
         for (id, netns) in &namespaces {
             let Some(nsid) = links.nsid(&netns.file).await? else { continue };

@@ -13,7 +13,7 @@ use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage}
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::{Handle, MulticastGroup};
+use rtnetlink::{AddressGetRequest, Handle, MulticastGroup};
 use sluice_common::abi::Direction;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -121,9 +121,24 @@ impl Links {
     /// # Errors
     /// [`LinksError::Request`].
     pub async fn addresses(&self, nsid: i32) -> Result<BTreeMap<IfIndex, Vec<IpAddr>>, LinksError> {
-        let failed = |error| LinksError::Request { what: "a namespace's addresses", error };
         let mut request = self.handle.address().get();
         request.message_mut().attributes.push(AddressAttribute::TargetNetNsId(nsid));
+        Self::answered(request, "a namespace's addresses").await
+    }
+
+    /// The node's own addresses, by the index of the interface.
+    ///
+    /// # Errors
+    /// [`LinksError::Request`].
+    pub async fn own_addresses(&self) -> Result<BTreeMap<IfIndex, Vec<IpAddr>>, LinksError> {
+        Self::answered(self.handle.address().get(), "its addresses").await
+    }
+
+    async fn answered(
+        request: AddressGetRequest,
+        what: &'static str,
+    ) -> Result<BTreeMap<IfIndex, Vec<IpAddr>>, LinksError> {
+        let failed = |error| LinksError::Request { what, error };
         let mut found: BTreeMap<IfIndex, Vec<IpAddr>> = BTreeMap::new();
         let mut answers = request.execute();
         while let Some(message) = answers.try_next().await.map_err(failed)? {

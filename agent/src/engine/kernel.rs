@@ -2,8 +2,9 @@
 //!
 //! Every pod that a probe names is made an endpoint, whichever node it is on. A probe is a connection:
 //! its first packet goes through the egress program at the source and the ingress program at the
-//! destination, and its answer the way back. There are no interfaces: the programs run as if on the
-//! loopback, whose slot is set to the endpoint that is asked.
+//! destination, and its answer the way back; between the two the addresses are translated as the node
+//! would do it. There are no interfaces: the programs run as if on the loopback, whose slot is set to
+//! the endpoint that is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -56,7 +57,8 @@ impl Kernel {
     /// # Errors
     /// What this machine lacks for it.
     pub fn new() -> anyhow::Result<Self> {
-        let options = LoadOptions { event_rate: u32::MAX, ..LoadOptions::default() };
+        let options =
+            LoadOptions { event_rate: u32::MAX, stamp_in_mark: true, ..LoadOptions::default() };
         let datapath = Datapath::load(&options).context(if nix::unistd::geteuid().is_root() {
             "the engine `kernel` needs a kernel with BPF"
         } else {
@@ -94,16 +96,21 @@ impl Kernel {
     /// # Errors
     /// If the kernel does not run it, or counts something else than one packet.
     pub fn run(&mut self, check: &Check<'_>) -> anyhow::Result<Answer> {
+        self.run_stamped(check, 0).map(|(answer, _)| answer)
+    }
+
+    /// The same for a packet that comes with a stamp, and the stamp that it leaves with.
+    fn run_stamped(&mut self, check: &Check<'_>, stamp: u32) -> anyhow::Result<(Answer, u32)> {
         let Check { pod, direction, frame, from_own_host } = *check;
         let Some(endpoint) = self.compiler.world().endpoints.get(pod).copied() else {
             // Nothing is attached to a pod that is no endpoint.
-            return Ok(self.answer(check, true, DecidedBy::DefaultAllow));
+            return Ok((self.answer(check, true, DecidedBy::DefaultAllow), stamp));
         };
         let maps = self.datapath.maps();
         maps.set_slot(LOOPBACK, endpoint.slot)?;
         let before = maps.snapshot(endpoint.slot)?;
         let from_interface = if from_own_host { 0 } else { ELSEWHERE };
-        let action = self.datapath.run(direction, frame, from_interface)?;
+        let (action, stamp) = self.datapath.run_stamped(direction, frame, from_interface, stamp)?;
         let maps = self.datapath.maps();
         let after = maps.snapshot(endpoint.slot)?;
         let event = maps.events().and_then(Events::next_event);
@@ -116,7 +123,7 @@ impl Kernel {
         );
         let rule = self.deciding_rule(frame, direction, endpoint.epoch, event)?;
         let decided_by = self.decided_by(reason, rule, allowed);
-        Ok(self.answer(check, allowed, decided_by))
+        Ok((self.answer(check, allowed, decided_by), stamp))
     }
 
     fn answer(&self, check: &Check<'_>, allowed: bool, decided_by: DecidedBy) -> Answer {
@@ -145,11 +152,7 @@ impl Kernel {
         match reason {
             Reason::Host => DecidedBy::Host,
             Reason::OwnAddress => DecidedBy::OwnAddress,
-            _ => match self.compiler.names().rules.get(&rule) {
-                Some(name) => DecidedBy::Rule(name.clone()),
-                None if allowed => DecidedBy::DefaultAllow,
-                None => DecidedBy::DefaultDeny,
-            },
+            _ => self.compiler.names().decided_by_rule(rule, allowed),
         }
     }
 }
@@ -246,30 +249,56 @@ impl Kernel {
             // No pod at either end: nobody judges it.
             return Ok(Outcome { verdict: ProbeVerdict::Allow, egress: None, ingress: None });
         };
-        let forward = Segment {
+        let sent = Segment {
             source,
-            destination: sides.destination,
+            destination: sides.sent_to.0,
             protocol: probe.protocol.number(probe.family),
             source_port,
-            destination_port: sides.port,
+            destination_port: sides.sent_to.1,
             step: if open_port.is_some() { Step::Data } else { Step::Open },
             forward: true,
         };
-        let frame = forward.frame();
-        let egress = sides.egress.as_ref().map(|q| self.ask(q, &frame)).transpose()?;
-        let ingress = sides.ingress.as_ref().map(|q| self.ask(q, &frame)).transpose()?;
-        let mut allowed = [&egress, &ingress].into_iter().flatten().all(|a| a.allowed);
-        if allowed {
-            allowed = self.answer_passes(cluster, sides, &forward)?;
+        let arriving = translated(cluster, probe, sides, &sent);
+        let egress = sides.egress.as_ref().map(|q| self.ask(q, &sent, 0)).transpose()?;
+        let (egress, stamp) = egress.map_or((None, 0), |(answer, stamp)| (Some(answer), stamp));
+        let ingress = sides.ingress.as_ref().zip(arriving.as_ref());
+        let ingress = ingress.map(|(q, packet)| self.ask(q, packet, stamp)).transpose()?;
+        let mut ingress = ingress.map(|(answer, _)| answer);
+        if let (Some(answer), Some(question)) = (&mut ingress, &sides.ingress)
+            && is_returning(sides, &sent)
+            && self.is_unmanaged(&question.pod)
+        {
+            // Where no program looks, none has to tell whose the translated packet is.
+            answer.decided_by = DecidedBy::OwnAddress;
         }
-        let verdict = if allowed { ProbeVerdict::Allow } else { ProbeVerdict::Deny };
+        let allowed = [&egress, &ingress].into_iter().flatten().all(|a| a.allowed);
+        let verdict = match &arriving {
+            None if allowed => ProbeVerdict::Unreachable,
+            Some(arriving) if allowed && self.answer_passes(cluster, sides, &sent, arriving)? => {
+                ProbeVerdict::Allow
+            }
+            _ => ProbeVerdict::Deny,
+        };
         Ok(Outcome { verdict, egress, ingress })
     }
 
-    fn ask(&mut self, question: &Question, frame: &[u8]) -> anyhow::Result<Answer> {
+    /// True for a pod that no policy applies to: no program is attached to it.
+    fn is_unmanaged(&self, pod: &PodName) -> bool {
+        self.endpoint(pod).is_none_or(|endpoint| {
+            !endpoint.is_governed(Direction::Ingress) && !endpoint.is_governed(Direction::Egress)
+        })
+    }
+
+    fn ask(
+        &mut self,
+        question: &Question,
+        packet: &Segment,
+        stamp: u32,
+    ) -> anyhow::Result<(Answer, u32)> {
         let Question { pod, direction, from_own_host, .. } = question;
         let (direction, from_own_host) = (*direction, *from_own_host);
-        self.run(&Check { pod, direction, frame, from_own_host })
+        let check = Check { pod, direction, frame: &packet.frame(), from_own_host };
+        self.run_stamped(&check, stamp)
     }
 
     /// The answer goes the way back: out of the destination, into the source.
@@ -277,33 +306,20 @@ impl Kernel {
         &mut self,
         cluster: &Cluster,
         sides: &Sides,
-        forward: &Segment,
+        sent: &Segment,
+        arriving: &Segment,
     ) -> anyhow::Result<bool> {
-        let answer = Segment {
-            source: forward.destination,
-            destination: forward.source,
-            source_port: if is_echo(forward) {
-                forward.source_port
-            } else {
-                forward.destination_port
-            },
-            destination_port: forward.source_port,
-            step: if forward.step == Step::Open { Step::Answer } else { Step::Data },
-            forward: false,
-            ..*forward
-        };
-        let frame = answer.frame();
         let mut passes = true;
         if let Some(Question { pod, .. }) = &sides.ingress {
-            let direction = Direction::Egress;
+            let (direction, frame) = (Direction::Egress, answer_to(arriving).frame());
             let check = Check { pod, direction, frame: &frame, from_own_host: false };
             passes &= self.run(&check)?.allowed;
         }
         if let Some(Question { pod, .. }) = &sides.egress {
             let own_node = cluster.world.pods.get(pod).map(|pod| pod.node.as_str());
-            let node = cluster.node_at(forward.destination);
+            let node = cluster.node_at(arriving.destination);
             let from_own_host = sides.ingress.is_none() && node.is_some() && node == own_node;
-            let direction = Direction::Ingress;
+            let (direction, frame) = (Direction::Ingress, answer_to(sent).frame());
             passes &= self.run(&Check { pod, direction, frame: &frame, from_own_host })?.allowed;
         }
         Ok(passes)
@@ -313,6 +329,36 @@ impl Kernel {
         let port = self.next_port;
         self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
         port
+    }
+}
+
+/// A packet as it arrives, given as it was sent: at the backend of a service, and with the node's
+/// address as source where a pod reaches itself.
+fn translated(cluster: &Cluster, probe: &Probe, sides: &Sides, sent: &Segment) -> Option<Segment> {
+    let (destination, destination_port) = sides.arrives_at?;
+    let node = sides.egress.as_ref().filter(|_| is_returning(sides, sent));
+    let node = node.and_then(|q| cluster.nodes.get(&cluster.world.pods.get(&q.pod)?.node));
+    let addresses = node.into_iter().flat_map(|node| &node.addresses);
+    let source = addresses.copied().find(|address| probe.family.is_of(*address));
+    Some(Segment { source: source.unwrap_or(sent.source), destination, destination_port, ..*sent })
+}
+
+/// True for a packet that a service leads back to the pod that sent it.
+fn is_returning(sides: &Sides, sent: &Segment) -> bool {
+    let arrives_at = sides.arrives_at.map(|(address, _)| address);
+    arrives_at == Some(sent.source) && sides.sent_to.0 != sent.source
+}
+
+/// The first answer to a packet, or a later one.
+fn answer_to(packet: &Segment) -> Segment {
+    Segment {
+        source: packet.destination,
+        destination: packet.source,
+        source_port: if is_echo(packet) { packet.source_port } else { packet.destination_port },
+        destination_port: packet.source_port,
+        step: if packet.step == Step::Open { Step::Answer } else { Step::Data },
+        forward: false,
+        ..*packet
     }
 }
 

@@ -2,18 +2,18 @@
 
 use std::net::IpAddr;
 
-use sluice_policy::model::{Answer, Direction, PodName, Question};
+use sluice_policy::model::{Answer, Direction, PodName, Question, ServiceName};
 
 use super::{End, Family, Outcome, Probe, ProbeProtocol, ProbeVerdict};
-use crate::cluster::{Cluster, ServiceName};
+use crate::cluster::Cluster;
 
 /// What policy is asked about a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sides {
-    /// Where it goes in the end: behind a service, the backend.
-    pub destination: IpAddr,
-    /// Port there.
-    pub port: u16,
+    /// Address and port that it is sent to: of a service, the service's own.
+    pub sent_to: (IpAddr, u16),
+    /// Address and port where it arrives: behind a service, the backend's; `None` if there is none.
+    pub arrives_at: Option<(IpAddr, u16)>,
     /// The check at the source, where that is a pod.
     pub egress: Option<Question>,
     /// The check at the destination, where that is a pod.
@@ -28,41 +28,52 @@ struct Place {
     address: IpAddr,
 }
 
-/// The questions of a probe; `None` where there is nothing to send to (a service without a ready
-/// backend, an end without an address of the family).
+/// The questions of a probe; `None` where there is nothing to send to (an end without an address of
+/// the family).
 pub fn sides(cluster: &Cluster, probe: &Probe) -> Option<Sides> {
     let source = place(cluster, &probe.from, probe.family)?;
-    let (destination, port) = destination(cluster, probe)?;
-    let packet_port = match (probe.protocol, probe.family) {
-        (ProbeProtocol::Icmp, Family::IPv4) => ECHO_REQUEST_V4,
-        (ProbeProtocol::Icmp, Family::IPv6) => ECHO_REQUEST_V6,
-        _ => port,
-    };
-    let question = |pod: &PodName, direction, remote, from_own_host| Question {
+    let sent_to = sent_to(cluster, probe)?;
+    let destination = destination(cluster, probe);
+    let question = |pod: &PodName, direction, remote, port, from_own_host| Question {
         pod: pod.clone(),
         direction,
         remote,
         protocol: probe.protocol.number(probe.family),
-        port: packet_port,
+        port: match (probe.protocol, probe.family) {
+            (ProbeProtocol::Icmp, Family::IPv4) => ECHO_REQUEST_V4,
+            (ProbeProtocol::Icmp, Family::IPv6) => ECHO_REQUEST_V6,
+            _ => port,
+        },
         from_own_host,
     };
-    let ask_source = |pod| question(pod, Direction::Egress, destination.address, false);
-    let ask_destination = |pod: &PodName| {
+    let ask_source = |pod| question(pod, Direction::Egress, sent_to.0, sent_to.1, false);
+    let ask_destination = |(place, port): &(Place, u16)| {
+        let pod = place.pod.as_ref()?;
         let node = cluster.world.pods.get(pod).map(|pod| pod.node.as_str());
         let from_own_host = source.node.is_some() && source.node.as_deref() == node;
-        question(pod, Direction::Ingress, source.address, from_own_host)
+        Some(question(pod, Direction::Ingress, source.address, *port, from_own_host))
     };
     Some(Sides {
-        destination: destination.address,
-        port,
+        sent_to,
+        arrives_at: destination.as_ref().map(|(place, port)| (place.address, *port)),
         egress: source.pod.as_ref().map(ask_source),
-        ingress: destination.pod.as_ref().map(ask_destination),
+        ingress: destination.as_ref().and_then(ask_destination),
     })
 }
 
 /// Type and code of an echo request, as [`Question::port`] wants them.
 const ECHO_REQUEST_V4: u16 = 8 << 8;
 const ECHO_REQUEST_V6: u16 = 128 << 8;
+
+fn sent_to(cluster: &Cluster, probe: &Probe) -> Option<(IpAddr, u16)> {
+    let End::Service(namespace, name) = &probe.to else {
+        return Some((place(cluster, &probe.to, probe.family)?.address, probe.port));
+    };
+    let name = ServiceName { namespace: namespace.clone(), name: name.clone() };
+    let addresses = cluster.world.services.get(&name)?.addresses.iter();
+    let address = addresses.copied().find(|address| probe.family.is_of(*address))?;
+    Some((address, probe.port))
+}
 
 fn destination(cluster: &Cluster, probe: &Probe) -> Option<(Place, u16)> {
     let End::Service(namespace, name) = &probe.to else {
@@ -72,14 +83,9 @@ fn destination(cluster: &Cluster, probe: &Probe) -> Option<(Place, u16)> {
     let ipv4 = probe.family == Family::IPv4;
     let protocol = probe.protocol.transport()?;
     let backend = cluster.backend(&service, protocol, probe.port, ipv4)?;
-    let pod = backend.pod.clone().filter(|pod| is_subject(cluster, pod));
+    let pod = cluster.pod_at(backend.address).cloned();
     let node = cluster.node_at(backend.address).map(str::to_owned);
     Some((Place { pod, node, address: backend.address }, backend.port))
-}
-
-/// False for pods with host network, which no policy applies to.
-fn is_subject(cluster: &Cluster, pod: &PodName) -> bool {
-    cluster.world.pods.get(pod).is_some_and(|pod| !pod.host_network)
 }
 
 fn place(cluster: &Cluster, end: &End, family: Family) -> Option<Place> {
@@ -100,7 +106,8 @@ fn place(cluster: &Cluster, end: &End, family: Family) -> Option<Place> {
     }
 }
 
-/// Answers a probe with an engine that answers questions: both checks must allow it.
+/// Answers a probe with an engine that answers questions: both checks must allow it, and it must arrive
+/// somewhere.
 pub fn judge_probe(
     cluster: &Cluster,
     probe: &Probe,
@@ -112,6 +119,10 @@ pub fn judge_probe(
     let egress = sides.egress.as_ref().map(&mut judge);
     let ingress = sides.ingress.as_ref().map(&mut judge);
     let allowed = [&egress, &ingress].into_iter().flatten().all(|answer| answer.allowed);
-    let verdict = if allowed { ProbeVerdict::Allow } else { ProbeVerdict::Deny };
+    let verdict = match (allowed, sides.arrives_at) {
+        (false, _) => ProbeVerdict::Deny,
+        (true, Some(_)) => ProbeVerdict::Allow,
+        (true, None) => ProbeVerdict::Unreachable,
+    };
     Outcome { verdict, egress, ingress }
 }

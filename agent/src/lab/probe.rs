@@ -6,14 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sluice_policy::model::PodName;
+use sluice_policy::model::{PodName, ServiceName};
 
 use super::node::{DropCounters, Dropped, NodeAgent};
 use super::respond::Port;
 use super::rounds::{Ends, PAIR_MAX, rounds};
 use super::station::{Attempt, Station};
 use super::topology::{Place, Topology};
-use crate::cluster::{Cluster, ServiceName};
+use crate::cluster::Cluster;
 use crate::engine::{End, Outcome, Probe, ProbeProtocol, ProbeVerdict};
 
 /// How long an attempt waits for its answer. Below the second after which TCP sends again.
@@ -118,7 +118,7 @@ impl Prober<'_> {
         probe: &Probe,
     ) -> anyhow::Result<(Vec<IpAddr>, Vec<Arrival>)> {
         let key = ServiceName { namespace: namespace.into(), name: name.into() };
-        let service = self.cluster.services.get(&key);
+        let service = self.cluster.world.services.get(&key);
         let service =
             service.with_context(|| format!("svc/{namespace}/{name} is not in the lab"))?;
         let ports = service.ports.iter().filter(|port| {
@@ -128,8 +128,9 @@ impl Prober<'_> {
             .flat_map(|port| &port.backends)
             .filter(|backend| probe.family.is_of(backend.address))
             .filter_map(|backend| {
-                let place = self.topology.place(&End::Pod(backend.pod.clone()?))?;
-                Some((place, backend.port))
+                let pod = self.cluster.pod_at(backend.address);
+                let end = pod.map_or(End::External(backend.address), |pod| End::Pod(pod.clone()));
+                Some((self.topology.place(&end)?, backend.port))
             })
             .collect();
         arrivals.sort();

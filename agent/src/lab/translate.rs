@@ -8,11 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
-use sluice_policy::model::Protocol;
+use sluice_policy::model::{Backend, Protocol, ServicePort};
 
 use super::netns;
 use super::topology::{Leaf, family_of};
-use crate::cluster::{Backend, Cluster, ServicePort};
+use crate::cluster::Cluster;
 
 /// Name of the table in nftables.
 const TABLE: &str = "inet sluice_services";
@@ -21,7 +21,7 @@ const TABLE: &str = "inet sluice_services";
 pub(super) fn rules(cluster: &Cluster, node: &Leaf) -> String {
     let mut translate = String::new();
     let mut backends = BTreeSet::new();
-    for service in cluster.services.values() {
+    for service in cluster.world.services.values() {
         for address in &service.addresses {
             for port in &service.ports {
                 for backend in rules_of_port(&mut translate, *address, port) {
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn each_backend_takes_an_equal_share_and_families_do_not_mix() {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        let backend = |text: &str| Backend { pod: None, address: address(text), port: 8080 };
+        let backend = |text: &str| Backend { address: address(text), port: 8080 };
         let port = ServicePort {
             protocol: Protocol::Tcp,
             port: 80,

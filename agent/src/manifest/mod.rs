@@ -155,16 +155,14 @@ pub struct Loaded {
 /// Reads everything below the paths (`-` is standard input).
 pub fn load<P: AsRef<Path>>(paths: &[P]) -> Loaded {
     let mut loader = Loader::default();
-    for path in paths {
-        for text in read::read(path.as_ref()) {
-            match text {
-                Ok(text) => loader.add(&text),
-                Err(error) => loader.loaded.errors.push(Problem {
-                    place: None,
-                    object: String::new(),
-                    fault: Fault { field: String::new(), reason: error.to_string() },
-                }),
-            }
+    for text in read::read_all(paths) {
+        match text {
+            Ok(text) => loader.add(&text),
+            Err(error) => loader.loaded.errors.push(Problem {
+                place: None,
+                object: String::new(),
+                fault: Fault { field: String::new(), reason: error.to_string() },
+            }),
         }
     }
     loader.finish()

@@ -1,5 +1,7 @@
 //! From paths on the command line to texts.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -61,6 +63,14 @@ pub enum ReadError {
         /// Path.
         path: String,
     },
+    /// The same file again, by this path or another.
+    #[error("{path}: this file is in the input already, as {first}")]
+    Twice {
+        /// Path.
+        path: String,
+        /// The path that it was read by.
+        first: String,
+    },
     /// Directories nest too deep.
     #[error("{path}: more than {DEPTH_LIMIT} directories deep")]
     TooDeep {
@@ -73,6 +83,26 @@ impl ReadError {
     fn io(path: &Path, error: std::io::Error) -> Self {
         Self::Io { path: path.display().to_string(), error }
     }
+}
+
+/// Reads all that the paths stand for, each file once.
+pub fn read_all<P: AsRef<Path>>(paths: &[P]) -> Vec<Result<Text, ReadError>> {
+    let mut names: BTreeMap<PathBuf, String> = BTreeMap::new();
+    let mut once = |text: Text| {
+        // Standard input has no path of its own.
+        let file = std::fs::canonicalize(&text.file).unwrap_or_else(|_| text.file.clone().into());
+        match names.entry(file) {
+            Entry::Vacant(entry) => {
+                entry.insert(text.file.clone());
+                Ok(text)
+            }
+            Entry::Occupied(first) => {
+                Err(ReadError::Twice { path: text.file, first: first.get().clone() })
+            }
+        }
+    };
+    let texts = paths.iter().flat_map(|path| read(path.as_ref()));
+    texts.map(|text| text.and_then(&mut once)).collect()
 }
 
 /// Reads a file, every manifest of a directory (in the order of their names), or `-` for standard
@@ -184,6 +214,23 @@ mod tests {
         std::fs::write(below.join("a.yaml"), "").expect("written");
         std::os::unix::fs::symlink("..", below.join("up")).expect("linked");
         assert_eq!(find(place.path()).expect("listed"), [below.join("a.yaml")]);
+    }
+
+    #[test]
+    fn the_same_file_again_is_one_error_by_whatever_path() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let file = place.path().join("a.yaml");
+        std::fs::write(&file, "a: 1").expect("written");
+        std::fs::write(place.path().join("b.yaml"), "a: 1").expect("written");
+        let read = read_all(&[file.as_path(), place.path(), &file]);
+        let words = read.iter().map(|text| match text {
+            Ok(text) => text.file.clone(),
+            Err(error) => error.to_string(),
+        });
+        let (a, b) = (file.display(), place.path().join("b.yaml"));
+        let again = format!("{a}: this file is in the input already, as {a}");
+        let expected = [a.to_string(), again.clone(), b.display().to_string(), again];
+        assert_eq!(words.collect::<Vec<_>>(), expected);
     }
 
     #[test]

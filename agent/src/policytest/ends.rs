@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use sluice_policy::model::PodName;
+use sluice_policy::model::{PodName, ServiceName};
 
-use crate::cluster::{Cluster, ServiceName};
+use crate::cluster::Cluster;
 use crate::convert::policytest::{EndName, ProbeLine};
 use crate::engine::{End, Family, Probe, ProbeProtocol};
 
@@ -179,12 +179,11 @@ fn find_node(cluster: &Cluster, name: &str, family: Family) -> Result<End, EndEr
 
 fn find_service(cluster: &Cluster, namespace: &str, name: &str) -> Result<End, EndError> {
     let key = ServiceName { namespace: namespace.into(), name: name.into() };
-    if cluster.services.contains_key(&key) {
+    if cluster.world.services.contains_key(&key) {
         return Ok(End::Service(key.namespace, key.name));
     }
-    let written = |s: &ServiceName| format!("{}/{}", s.namespace, s.name);
-    let near = near(&written(&key), cluster.services.keys().map(written));
-    Err(EndError::Unknown { what: "service", name: written(&key), near })
+    let near = near(&key.to_string(), cluster.world.services.keys().map(ToString::to_string));
+    Err(EndError::Unknown { what: "service", name: key.to_string(), near })
 }
 
 fn check_service(
@@ -192,11 +191,11 @@ fn check_service(
     name: &ServiceName,
     line: &ProbeLine,
 ) -> Result<(), (&'static str, EndError)> {
-    let written = format!("service {}/{}", name.namespace, name.name);
+    let written = format!("service {name}");
     let Some(protocol) = line.protocol.transport() else {
         return Err(("protocol", EndError::ServiceIcmp { service: written }));
     };
-    let ports = cluster.services.get(name).map(|s| s.ports.as_slice()).unwrap_or_default();
+    let ports = cluster.world.services.get(name).map(|s| s.ports.as_slice()).unwrap_or_default();
     if ports.iter().any(|p| p.protocol == protocol && p.port == line.port) {
         return Ok(());
     }

@@ -16,6 +16,7 @@
 
 pub mod kernel;
 mod report;
+pub mod site;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use sluice_policy::model::{Change, LocalEndpoint, PodName};
 use sluice_policy::tables::Touched;
 
 use self::kernel::Kernel;
+use self::site::Site;
 use crate::endpoint::links::IfIndex;
 use crate::endpoint::slots::{Incarnation, Slots};
 use crate::endpoint::{Assignment, Interface, LocalPod, Scan, assign};
@@ -60,6 +62,7 @@ pub struct Reconciler<K> {
     refused: BTreeMap<PodName, String>,
     adopted: bool,
     corrections: u64,
+    site: Site,
 }
 
 impl<K: Kernel> Reconciler<K> {
@@ -89,12 +92,20 @@ impl<K: Kernel> Reconciler<K> {
             refused: BTreeMap::new(),
             adopted: false,
             corrections: 0,
+            site: Site::default(),
         }
     }
 
+    /// The same, with what the node's administrator adds to the source.
+    #[must_use]
+    pub fn with_site(self, site: Site) -> Self {
+        Self { site, ..self }
+    }
+
     /// Takes in what the source sent. Nothing is written yet.
-    pub fn change(&mut self, changes: Vec<Change>) {
-        for change in &changes {
+    pub fn change(&mut self, mut changes: Vec<Change>) {
+        for change in &mut changes {
+            self.site.complete(change);
             if let Change::Pod(name, pod) = change {
                 match pod {
                     Some(pod) if pod.node == self.node && !pod.host_network => {
@@ -116,6 +127,10 @@ impl<K: Kernel> Reconciler<K> {
     /// An interface that was removed and made again under its index looks the same, but has lost its
     /// programs: so all are looked at again, whether anything is new or not.
     pub fn found(&mut self, scan: Scan) {
+        if self.site.host_egress {
+            let own_host = Change::OwnHost(scan.host.clone());
+            self.touched.merge(self.compiler.apply([own_host]));
+        }
         self.scan = scan;
         self.doubtful.extend(self.leading.keys());
     }

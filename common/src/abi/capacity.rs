@@ -4,6 +4,14 @@
 pub const PEERS: u32 = 262_144;
 /// Entries of `cidrs`.
 pub const CIDRS: u32 = 131_072;
+/// Entries of `vips`: services' addresses, times their ports.
+pub const VIPS: u32 = 131_072;
+/// Entries of `hairpins` that one endpoint can have.
+pub const HAIRPINS_EACH: u32 = 256;
+/// Entries of `hairpins`.
+pub const HAIRPINS: u32 = HAIRPINS_EACH * super::ENDPOINT_MAX;
+/// Entries of `hairpin_notes`: packets on their way from a pod back to it.
+pub const HAIRPIN_NOTES: u32 = 4_096;
 /// Entries of `decisions`.
 pub const DECISIONS: u32 = 262_144;
 /// Entries of `flows`.

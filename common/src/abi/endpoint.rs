@@ -48,6 +48,8 @@ impl EndpointFlags {
     pub const ANY_SOURCE: u32 = 1 << 1;
     /// Evaluate, count and report, but never drop.
     pub const SHADOW: u32 = 1 << 2;
+    /// The pod is a backend of a service: it has entries in `hairpins`.
+    pub const HAIRPIN: u32 = 1 << 3;
 }
 
 /// Value of `endpoints` (array by slot), inside [`Versioned`]. Written by the agent. When all slots
@@ -84,6 +86,11 @@ impl Endpoint {
     #[inline(always)]
     pub const fn is_governed(&self, direction: Direction) -> bool {
         self.set(direction) != SET_NONE
+    }
+    /// True where it has entries in `hairpins`.
+    #[inline(always)]
+    pub const fn has_hairpins(&self) -> bool {
+        self.flags & EndpointFlags::HAIRPIN != 0
     }
     /// True where the element is in use.
     #[inline(always)]

@@ -71,6 +71,9 @@ impl Flow {
     pub const FLAG_FIN_INGRESS: u32 = 1 << 1;
     /// TCP: a FIN was seen in the direction that [`super::Direction::Egress`] names.
     pub const FLAG_FIN_EGRESS: u32 = 1 << 2;
+    /// The pod opened it, to a service that leads back to it. Seen from its egress: its packets are
+    /// stamped and noted. Seen from its ingress: it came back, and is not judged again.
+    pub const FLAG_SELF: u32 = 1 << 3;
 }
 
 // SAFETY: integers without padding (28 and 32 bytes, asserted above), every bit pattern valid.

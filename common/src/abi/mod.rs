@@ -18,6 +18,7 @@ mod event;
 mod flow;
 mod peer;
 mod versioned;
+mod vip;
 
 pub use address::Address;
 pub use control::{CONTROL_INDEX, Control};
@@ -28,9 +29,10 @@ pub use event::{Event, EventBudget};
 pub use flow::{Flow, FlowKey, FlowState};
 pub use peer::{CIDR_KEY_BITS, CidrKey, PeerClass, UNCLASSIFIED, bpf_spin_lock};
 pub use versioned::Versioned;
+pub use vip::{Hairpin, HairpinKey, HairpinNote, HairpinNoteKey, HairpinWay, VipKey};
 
 /// Version of the table layout and meaning. Pins made by another version are never adopted.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Number of a policy set: the ordered policies that apply to an endpoint in one direction.
 /// [`SET_NONE`] means that nothing isolates the endpoint in that direction.
@@ -47,3 +49,10 @@ pub type RuleId = u32;
 pub const RULE_MAX: u32 = 16_384;
 /// No rule decided: the tier's default did (`default-allow` or `default-deny`).
 pub const RULE_DEFAULT: RuleId = 0;
+/// No rule decided: the other end is the pod's own node, and the agent lets such traffic out. It and
+/// the following are beyond `rule_hits`, so nothing counts them.
+pub const RULE_HOST: RuleId = RULE_MAX;
+/// No rule decided: the pod itself is all that the service leads to.
+pub const RULE_SELF: RuleId = RULE_MAX + 1;
+/// No rule decided: policy says different things to the backends of the service, which is denied.
+pub const RULE_MIXED: RuleId = RULE_MAX + 2;

@@ -30,7 +30,7 @@ pub struct PeerClass {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct bpf_spin_lock {
-    val: u32,
+    pub(super) val: u32,
 }
 
 const _: () = assert!(size_of::<PeerClass>() == 24);

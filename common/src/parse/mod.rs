@@ -140,6 +140,8 @@ pub struct Packet {
     pub destination_port_be: u16,
     /// ICMP and ICMPv6: `type << 8 | code`. Else 0.
     pub icmp: u16,
+    /// Where the transport header begins.
+    pub transport_offset: u32,
 }
 
 impl Packet {

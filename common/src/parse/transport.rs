@@ -54,6 +54,7 @@ pub(super) fn parse<B: Bytes + ?Sized>(
     is_ipv6: bool,
     packet: &mut Packet,
 ) -> Result<(), Reason> {
+    packet.transport_offset = offset;
     match packet.protocol {
         protocol::TCP => tcp(bytes, offset, end, packet),
         protocol::UDP => udp(bytes, offset, end, packet),

@@ -1,6 +1,8 @@
 //! Making a failing case smaller.
 
-use sluice_policy::model::{Change, Peers, Pod, Policy, Ports, Rule, World};
+use std::collections::BTreeSet;
+
+use sluice_policy::model::{Change, Peers, Pod, Policy, Ports, Rule, Service, World};
 
 use super::Case;
 
@@ -44,6 +46,15 @@ fn smaller_worlds(world: &World) -> Vec<World> {
     for name in world.policies.keys() {
         without(Change::Policy(name.clone(), None));
     }
+    for (name, service) in &world.services {
+        without(Change::Service(name.clone(), None));
+        for smaller in smaller_services(service) {
+            without(Change::Service(name.clone(), Some(smaller)));
+        }
+    }
+    if !world.own_host.is_empty() {
+        without(Change::OwnHost(BTreeSet::new()));
+    }
     for name in world.endpoints.keys() {
         without(Change::Endpoint(name.clone(), None));
     }
@@ -72,6 +83,27 @@ fn smaller_worlds(world: &World) -> Vec<World> {
     for (name, policy) in &world.policies {
         for policy in smaller_policies(policy) {
             without(Change::Policy(name.clone(), Some(policy)));
+        }
+    }
+    all
+}
+
+/// One address, port or backend less.
+fn smaller_services(service: &Service) -> Vec<Service> {
+    let mut all = Vec::new();
+    for at in 0..service.addresses.len() {
+        let mut smaller = service.clone();
+        smaller.addresses.remove(at);
+        all.push(smaller);
+    }
+    for at in 0..service.ports.len() {
+        let mut smaller = service.clone();
+        smaller.ports.remove(at);
+        all.push(smaller);
+        for backend in 0..service.ports[at].backends.len() {
+            let mut smaller = service.clone();
+            smaller.ports[at].backends.remove(backend);
+            all.push(smaller);
         }
     }
     all

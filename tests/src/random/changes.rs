@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use sluice_policy::model::{Change, Pod, PodName, World};
 
-use super::{Dice, pods, policies};
+use super::{Dice, pods, policies, services};
 
 /// One to six changes in order, as a source would send them: a pod that goes takes its endpoint along,
 /// and a pod that is made anew gets a new one.
@@ -22,7 +22,7 @@ pub fn changes(world: &World, seed: u64) -> Vec<Change> {
 }
 
 fn change(dice: &mut Dice, world: &World) -> Vec<Change> {
-    match dice.up_to(11) {
+    match dice.up_to(15) {
         0 => vec![namespace(dice)],
         1 | 2 => relabel_pod(dice, world),
         3 => move_address(dice, world),
@@ -31,6 +31,12 @@ fn change(dice: &mut Dice, world: &World) -> Vec<Change> {
         6 => toggle_endpoint(dice, world),
         7 => remove_policy(dice, world),
         8 => edit_policy(dice, world),
+        9..=11 => {
+            let gone = dice.chance(25);
+            let service = (!gone).then(|| services::service(dice, world));
+            vec![Change::Service(services::name(dice), service)]
+        }
+        12 => vec![Change::OwnHost(services::own_host(dice))],
         _ => {
             let (name, policy) = policies::policy(dice);
             vec![Change::Policy(name, Some(policy))]

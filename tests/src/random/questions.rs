@@ -35,14 +35,23 @@ struct Hints {
     pods: Vec<IpAddr>,
     blocks: Vec<IpNet>,
     ports: Vec<(Protocol, u16)>,
+    /// Addresses of services, each with a port.
+    services: Vec<(IpAddr, Protocol, u16)>,
 }
 
 impl Hints {
     fn of(world: &World) -> Self {
-        let mut hints = Self { pods: Vec::new(), blocks: Vec::new(), ports: Vec::new() };
+        let mut hints =
+            Self { pods: Vec::new(), blocks: Vec::new(), ports: Vec::new(), services: Vec::new() };
         for pod in world.pods.values() {
             hints.pods.extend(&pod.addresses);
             hints.ports.extend(pod.ports.iter().map(|p| (p.protocol, p.port)));
+        }
+        for service in world.services.values() {
+            for port in &service.ports {
+                let vips = service.addresses.iter().map(|a| (*a, port.protocol, port.port));
+                hints.services.extend(vips);
+            }
         }
         for policy in world.policies.values() {
             for rule in [&policy.ingress, &policy.egress].into_iter().flatten().flatten() {
@@ -75,11 +84,25 @@ impl Hints {
 }
 
 fn question(dice: &mut Dice, hints: &Hints, pod: &PodName) -> Question {
+    if !hints.services.is_empty() && dice.chance(25) {
+        return service_question(dice, hints, pod);
+    }
     let direction = *dice.pick(&[Direction::Ingress, Direction::Egress]);
     let from_own_host = direction == Direction::Ingress && dice.chance(4);
     let remote = remote(dice, hints).to_canonical();
     let (protocol, port) = packet(dice, hints, remote);
     Question { pod: pod.clone(), direction, remote, protocol, port, from_own_host }
+}
+
+/// About a service's address: mostly what a pod sends to one of its ports.
+fn service_question(dice: &mut Dice, hints: &Hints, pod: &PodName) -> Question {
+    let (address, protocol, port) = *dice.pick(&hints.services);
+    let remote = address.to_canonical();
+    let direction = if dice.chance(90) { Direction::Egress } else { Direction::Ingress };
+    let is_exact = dice.chance(85);
+    let (protocol, port) =
+        if is_exact { (protocol.number(), port) } else { packet(dice, hints, remote) };
+    Question { pod: pod.clone(), direction, remote, protocol, port, from_own_host: false }
 }
 
 fn remote(dice: &mut Dice, hints: &Hints) -> IpAddr {

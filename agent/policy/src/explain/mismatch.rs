@@ -143,7 +143,7 @@ fn of_selector(world: &World, selector: &PodSelector, remote: IpAddr) -> Mismatc
     let Some((name, pod)) = oracle::holder(world, remote) else {
         return match super::remote(world, remote) {
             Remote::HostNetwork(pod) => Mismatch::HostNetwork { pod, remote },
-            Remote::Pod(_) | Remote::NoPod => Mismatch::NotAPod { remote },
+            Remote::Pod(_) | Remote::Service(_) | Remote::NoPod => Mismatch::NotAPod { remote },
         };
     };
     if !oracle::selects_namespace(world, &selector.namespaces, &name.namespace) {

@@ -1,6 +1,7 @@
 //! Changes of the world: what sources send and compile consumes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::{Labels, LocalEndpoint, Pod, PodName, Policy, PolicyName, Service, ServiceName, World};
 
@@ -17,6 +18,8 @@ pub enum Change {
     Service(ServiceName, Option<Service>),
     /// An endpoint of this node.
     Endpoint(PodName, Option<LocalEndpoint>),
+    /// All addresses of this node that its isolated pods may reach anyhow.
+    OwnHost(BTreeSet<IpAddr>),
 }
 
 impl World {
@@ -28,19 +31,23 @@ impl World {
             Change::Policy(name, value) => put(&mut self.policies, name, value),
             Change::Service(name, value) => put(&mut self.services, name, value),
             Change::Endpoint(name, value) => put(&mut self.endpoints, name, value),
+            Change::OwnHost(addresses) => self.own_host = addresses,
         }
     }
 
     /// What makes this world the other one, in the order that costs the compiler least: what rules
     /// and selectors look at comes before what they apply to.
     pub fn changes_to(&self, to: &Self) -> Vec<Change> {
-        let Self { namespaces, pods, policies, services, endpoints } = to;
+        let Self { namespaces, pods, policies, services, endpoints, own_host } = to;
         let mut changes = Vec::new();
         compare(&self.namespaces, namespaces, Change::Namespace, &mut changes);
         compare(&self.pods, pods, Change::Pod, &mut changes);
         compare(&self.policies, policies, Change::Policy, &mut changes);
         compare(&self.services, services, Change::Service, &mut changes);
         compare(&self.endpoints, endpoints, Change::Endpoint, &mut changes);
+        if self.own_host != *own_host {
+            changes.push(Change::OwnHost(own_host.clone()));
+        }
         changes
     }
 }

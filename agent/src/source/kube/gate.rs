@@ -60,6 +60,7 @@ const fn rank(change: &Change) -> u8 {
         Change::Policy(..) => 2,
         Change::Service(..) => 3,
         Change::Endpoint(..) => 4,
+        Change::OwnHost(..) => 5,
     }
 }
 

@@ -86,17 +86,10 @@ impl Services {
         addresses.extend(&service.external);
         addresses.sort();
         addresses.dedup();
-        let port = |port: cluster::ServicePort| {
-            let backend = |b: cluster::Backend| model::Backend { address: b.address, port: b.port };
-            let mut backends: Vec<_> = port.backends.into_iter().map(backend).collect();
-            backends.sort();
-            backends.dedup();
-            if !whole {
-                backends.clear();
-            }
-            model::ServicePort { protocol: port.protocol, port: port.port, backends }
-        };
-        let ports = cluster::resolve_service(service, &slices, &BTreeMap::new());
-        Some(model::Service { addresses, ports: ports.into_iter().map(port).collect() })
+        let mut ports = cluster::resolve_service(service, &slices, &BTreeMap::new());
+        if !whole {
+            ports.iter_mut().for_each(|port| port.backends.clear());
+        }
+        Some(model::Service { addresses, ports })
     }
 }

@@ -1,10 +1,8 @@
 //! What must hold of every prefix of every diff, from whatever the kernel holds.
 
-mod common;
-
 use proptest::prelude::*;
 use sluice_common::abi::{Address, Decision, Endpoint, Versioned};
-use sluice_common::decide::decide;
+use sluice_common::decide::{Asked, decide};
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::{Compiler, compile};
 use sluice_policy::diff::{KernelState, Op, diff};
@@ -12,7 +10,7 @@ use sluice_policy::model::{Change, LocalEndpoint, Pod, PodName, Question, World}
 use sluice_policy::names::Names;
 use sluice_policy::tables::Tables;
 
-use common::{batches, questions, world};
+use crate::worlds::{batches, questions, world};
 
 /// What a packet of a slot would meet: the endpoint, and the decision if it is governed.
 fn verdict(
@@ -21,10 +19,10 @@ fn verdict(
     question: &Question,
 ) -> Option<(Endpoint, Option<Decision>)> {
     let endpoint = *tables.endpoints.get(&slot)?;
-    let set = endpoint.set(question.direction);
-    let decide =
-        || decide(tables, set, &Address::from(question.remote), question.protocol, question.port);
-    Some((endpoint, (set != 0).then(decide).flatten()))
+    let Question { direction, protocol, port, .. } = *question;
+    let asked = Asked { slot, direction, remote: Address::from(question.remote), protocol, port };
+    let decide = || decide(tables, &endpoint, &asked);
+    Some((endpoint, endpoint.is_governed(direction).then(decide).flatten()))
 }
 
 fn verdicts(

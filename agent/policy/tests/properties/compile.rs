@@ -1,19 +1,17 @@
 //! What must hold of compiling, whatever the world.
 
-mod common;
-
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use sluice_common::abi::{CidrKey, ClassId, DecisionKey};
+use sluice_common::abi::{CidrKey, ClassId, DecisionKey, RULE_MAX};
 use sluice_policy::answer::answer;
-use sluice_policy::capacity::Capacity;
+use sluice_policy::capacity::{Capacity, Table};
 use sluice_policy::compile::{Compiler, compile};
 use sluice_policy::names::Names;
 use sluice_policy::oracle::judge;
 use sluice_policy::tables::{Prefix, Tables};
 
-use common::{batches, questions, shuffled, world};
+use crate::worlds::{batches, questions, shuffled, world};
 
 /// The compiler's tables with the numbers that a compilation from nothing would give. Fails where
 /// names and tables do not fit each other.
@@ -23,12 +21,20 @@ fn renumbered(compiler: &Compiler) -> Tables {
     let classes = ranks(&names.classes);
     let rules = ranks(&names.rules);
     let class = |class: &ClassId| if *class == 0 { 0 } else { classes[class] };
+    // What is no rule has its own number everywhere.
+    let rule = |rule: u32| if rule == 0 || rule >= RULE_MAX { rule } else { rules[&rule] };
     let tables = compiler.tables();
     let mut new = Tables::default();
     for (slot, endpoint) in &tables.endpoints {
         let mut endpoint = *endpoint;
         endpoint.sets = endpoint.sets.map(|set| if set == 0 { 0 } else { sets[&set] });
         new.endpoints.insert(*slot, endpoint);
+    }
+    new.vips = tables.vips.iter().map(|(vip, c)| (*vip, class(c))).collect();
+    for (key, hairpin) in &tables.hairpins {
+        let mut hairpin = *hairpin;
+        hairpin.decision.rule = rule(hairpin.decision.rule);
+        new.hairpins.insert(*key, hairpin);
     }
     new.peers = tables.peers.iter().map(|(address, c)| (*address, class(c))).collect();
     for (prefix, c) in &tables.cidrs {
@@ -40,7 +46,7 @@ fn renumbered(compiler: &Compiler) -> Tables {
         let key =
             DecisionKey::new(sets[&key.set()], class(&key.class()), key.protocol(), key.port());
         let mut decision = *decision;
-        decision.rule = if decision.rule == 0 { 0 } else { rules[&decision.rule] };
+        decision.rule = rule(decision.rule);
         new.decisions.insert(Prefix { key, bits: prefix.bits }, decision);
     }
     new
@@ -54,7 +60,15 @@ fn ranks<N: Ord>(names: &BTreeMap<u32, N>) -> BTreeMap<u32, u32> {
 }
 
 /// Small enough that the random worlds often do not fit.
-const TIGHT: Capacity = Capacity { peers: 4, cidrs: 6, decisions: 24, rules: 8, endpoints: 8 };
+const TIGHT: Capacity = Capacity {
+    peers: 4,
+    vips: 3,
+    hairpins_each: 1,
+    cidrs: 6,
+    decisions: 24,
+    rules: 8,
+    endpoints: 8,
+};
 
 fn is_incremental_like_from_scratch(
     batches: Vec<Vec<sluice_policy::model::Change>>,
@@ -76,6 +90,10 @@ fn is_incremental_like_from_scratch(
             changed(&before.endpoints, &after.endpoints).all(|k| touched.endpoints.contains(k))
         );
         prop_assert!(changed(&before.peers, &after.peers).all(|k| touched.peers.contains(k)));
+        prop_assert!(changed(&before.vips, &after.vips).all(|k| touched.vips.contains(k)));
+        prop_assert!(
+            changed(&before.hairpins, &after.hairpins).all(|k| touched.hairpins.contains(k))
+        );
         prop_assert!(changed(&before.cidrs, &after.cidrs).all(|k| touched.cidrs.contains(k)));
         prop_assert!(
             changed(&before.decisions, &after.decisions).all(|k| touched.decisions.contains(k))
@@ -109,6 +127,7 @@ proptest! {
         let (roomy, tight) = (compile(&world, Capacity::default()), compile(&world, TIGHT));
         let tables = tight.tables();
         prop_assert!(tables.peers.len() <= TIGHT.peers);
+        prop_assert!(tables.vips.len() <= TIGHT.vips);
         prop_assert!(tables.cidrs.len() <= TIGHT.cidrs);
         prop_assert!(tables.decisions.len() <= TIGHT.decisions);
         prop_assert!(tight.names().rules.keys().all(|rule| (*rule as usize) < TIGHT.rules));
@@ -118,11 +137,17 @@ proptest! {
             let direction = question.direction;
             let slot = world.endpoints[&question.pod].slot as usize;
             let (usual, now) = (answer(&roomy, &question), answer(&tight, &question));
+            let (narrowed, closed): (Vec<_>, Vec<_>) = overflows
+                .iter()
+                .filter(|o| o.pod == question.pod)
+                .partition(|o| o.shortage.table == Table::Hairpins);
             let is_own = usual.decided_by == sluice_policy::model::DecidedBy::OwnAddress;
             if slot > TIGHT.endpoints {
-                prop_assert!(overflows.iter().any(|o| o.pod == question.pod));
-            } else if overflows.iter().any(|o| o.pod == question.pod && o.direction == direction) && !is_own {
+                prop_assert!(!closed.is_empty());
+            } else if closed.iter().any(|o| o.direction == direction) && !is_own {
                 prop_assert!(!now.allowed);
+            } else if !narrowed.is_empty() {
+                prop_assert!(usual.allowed || !now.allowed);
             } else {
                 prop_assert_eq!(usual, now);
             }
@@ -183,6 +208,8 @@ proptest! {
         prop_assert_eq!(compiler.names().rules.len(), names.rules.len());
         prop_assert_eq!(compiler.tables().decisions.len(), tables.decisions.len());
         prop_assert_eq!(compiler.tables().cidrs.len(), tables.cidrs.len());
+        prop_assert_eq!(&compiler.tables().hairpins, &tables.hairpins);
+        prop_assert_eq!(compiler.tables().vips.len(), tables.vips.len());
     }
 }
 
@@ -197,6 +224,7 @@ fn undo(
         Change::Pod(n, _) => Change::Pod(n.clone(), world.pods.get(n).cloned()),
         Change::Policy(n, _) => Change::Policy(n.clone(), world.policies.get(n).cloned()),
         Change::Service(n, _) => Change::Service(n.clone(), world.services.get(n).cloned()),
+        Change::OwnHost(_) => Change::OwnHost(world.own_host.clone()),
         Change::Endpoint(n, _) => Change::Endpoint(n.clone(), world.endpoints.get(n).copied()),
     }
 }

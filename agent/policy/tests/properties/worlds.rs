@@ -1,7 +1,5 @@
 //! Small random worlds in which things meet: few names, few labels, few addresses.
 
-#![allow(dead_code)] // Each test file uses its part.
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -9,9 +7,10 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::sample::select;
 use sluice_policy::model::{
-    Action, Block, Change, Direction, Labels, LocalEndpoint, NamedPort, Namespaces, Operator, Peer,
-    Peers, Pod, PodName, PodSelector, Policy, PolicyKind, PolicyName, PortMatch, Ports, Protocol,
-    Question, Requirement, Rule, Selector, Tier, World,
+    Action, Backend, Block, Change, Direction, Labels, LocalEndpoint, NamedPort, Namespaces,
+    Operator, Peer, Peers, Pod, PodName, PodSelector, Policy, PolicyKind, PolicyName, PortMatch,
+    Ports, Protocol, Question, Requirement, Rule, Selector, Service, ServiceName, ServicePort,
+    Tier, World,
 };
 
 const NAMESPACES: [&str; 3] = ["x", "y", "z"];
@@ -170,6 +169,43 @@ fn endpoint(name: &PodName) -> LocalEndpoint {
     LocalEndpoint { slot, epoch: slot + 100, flags: 0 }
 }
 
+/// Addresses of services: most are nobody else's, some are pods'.
+fn service_address() -> impl Strategy<Value = IpAddr> {
+    let own = (0_u32..3, any::<bool>()).prop_map(|(host, is_v4)| virtual_address(host, is_v4));
+    prop_oneof![4 => own, 1 => address()]
+}
+
+fn virtual_address(host: u32, is_v4: bool) -> IpAddr {
+    if is_v4 {
+        IpAddr::V4((0x0a60_0000 | host).into())
+    } else {
+        IpAddr::V6(((0xfd96 << 112) | u128::from(host)).into())
+    }
+}
+
+fn service_name() -> impl Strategy<Value = ServiceName> {
+    (namespace(), 0..2).prop_map(|(namespace, n)| ServiceName { namespace, name: format!("s-{n}") })
+}
+
+/// Services that lead to pods, to others and to nobody, and that share addresses by mistake.
+fn service() -> impl Strategy<Value = Service> {
+    let backend =
+        (address(), select(&PORTS[1..])).prop_map(|(address, port)| Backend { address, port });
+    let ports = prop::collection::btree_map(
+        (protocol(), select(&PORTS[1..4])),
+        prop::collection::btree_set(backend, 0..4),
+        1..3,
+    );
+    (prop::collection::btree_set(service_address(), 0..3), ports).prop_map(|(addresses, ports)| {
+        let ports = ports.into_iter().map(|((protocol, port), backends)| ServicePort {
+            protocol,
+            port,
+            backends: backends.into_iter().collect(),
+        });
+        Service { addresses: addresses.into_iter().collect(), ports: ports.collect() }
+    })
+}
+
 /// Any change; objects come more often than they go.
 pub(crate) fn change() -> impl Strategy<Value = Change> {
     let maybe = |weight| prop::bool::weighted(weight);
@@ -181,6 +217,8 @@ pub(crate) fn change() -> impl Strategy<Value = Change> {
             let endpoint = endpoint(&n);
             Change::Endpoint(n, on.then_some(endpoint))
         }),
+        3 => (service_name(), service(), maybe(0.8)).prop_map(|(n, s, on)| Change::Service(n, on.then_some(s))),
+        1 => prop::collection::btree_set(address(), 0..3).prop_map(Change::OwnHost),
     ]
 }
 
@@ -216,6 +254,9 @@ pub(crate) fn questions(world: &World) -> Vec<Question> {
     for host in 0..9_u32 {
         remotes.insert(IpAddr::V4((0x0a00_0000 | host).into()));
         remotes.insert(IpAddr::V6(((0xfd00 << 112) | u128::from(host)).into()));
+    }
+    for host in 0..3 {
+        remotes.extend([virtual_address(host, true), virtual_address(host, false)]);
     }
     remotes.extend(["192.0.2.1", "2001:db8::1"].map(|a| a.parse::<IpAddr>().expect("valid")));
     let ports = [(1, 0x0800), (6, 79), (6, 80), (6, 1000), (17, 80), (132, 81)];

@@ -1,0 +1,97 @@
+//! A pod that reaches itself through a service. Its packet leaves for the service's address and comes
+//! back, translated, from an address of the node: nothing in it says any more whose it is.
+//!
+//! So the egress program leaves two marks when a pod that is a backend sends to such a service: the
+//! *stamp*, its slot in the packet's `tc_index`, which bridging, routing and translation keep; and a
+//! note of the packet. The ingress program lets a packet in as the pod's own only with both. The stamp
+//! alone proves nothing, since a pod without our programs can set it in its own namespace; a note is
+//! of one packet, by a word of it that translation does not change, is good once and for seconds.
+
+use aya_ebpf::Global;
+use sluice_common::abi::{Hairpin, HairpinKey, HairpinNote, HairpinNoteKey, VipKey};
+use sluice_common::parse::{Bytes as _, Packet, Transport, sctp_chunk};
+
+use crate::maps;
+use crate::packet::Skb;
+use crate::path::Scene;
+
+/// Nonzero where the stamp is in the packet's mark: `BPF_PROG_TEST_RUN` gives no `tc_index` in nor out.
+/// Set at load, so the verifier removes the code for the other.
+#[unsafe(no_mangle)]
+static STAMP_IN_MARK: Global<u32> = Global::new(0);
+
+/// Seconds for which a note is good: longer than the kernel looks for a neighbour while the packet
+/// waits (three seconds).
+const LIFETIME_SECONDS: u64 = 4;
+
+/// True for a packet from the pod to a service that leads back to it.
+#[inline(always)]
+pub(crate) fn can_return(scene: &Scene) -> bool {
+    scene.endpoint.has_hairpins() && port(scene) != 0
+}
+
+/// See [`Hairpin::port`].
+#[inline(always)]
+fn port(scene: &Scene) -> u32 {
+    let Packet { destination, protocol, .. } = scene.packet;
+    let vip = VipKey::new(destination, protocol, scene.packet.decision_port());
+    let key = HairpinKey { slot: scene.slot, vip };
+    // SAFETY: as for `peers` (see `policy`).
+    match unsafe { maps::HAIRPINS.get(&key) } {
+        Some(way) => way.hairpin.at(scene.generation).port,
+        None => 0,
+    }
+}
+
+/// Marks a packet that may come back. Every packet of such a flow is marked, not only the first: the
+/// flow at the other end may have been lost, or begun before anyone looked.
+#[inline(always)]
+pub(crate) fn mark(scene: &Scene, skb: &Skb) {
+    let port = port(scene);
+    if port == 0 {
+        return;
+    }
+    let note = HairpinNote { noted: scene.clock.now, port, reserved: 0 };
+    // Without the note the packet is judged by policy when it comes back.
+    let _ = maps::HAIRPIN_NOTES.insert(&note_key(scene, skb), &note, 0);
+    if STAMP_IN_MARK.load() == 0 {
+        skb.set_tc_index(scene.slot);
+    } else {
+        skb.set_mark(scene.slot);
+    }
+}
+
+/// True for a packet to the pod that the pod itself sent to a service, and that comes back now.
+#[inline(always)]
+pub(crate) fn has_returned(scene: &Scene, skb: &Skb) -> bool {
+    if !scene.endpoint.has_hairpins() {
+        return false;
+    }
+    let stamp = if STAMP_IN_MARK.load() == 0 { skb.tc_index() } else { skb.mark() };
+    if stamp != scene.slot {
+        return false;
+    }
+    let key = note_key(scene, skb);
+    // SAFETY: only these programs write it, whole elements; one that is evicted and used again under
+    // this look is another note of a pod that reaches itself, with a time and a port of its own.
+    let Some(note) = (unsafe { maps::HAIRPIN_NOTES.get(&key) }) else { return false };
+    let HairpinNote { noted, port, .. } = *note;
+    let _ = maps::HAIRPIN_NOTES.remove(&key);
+    let age = scene.clock.now.saturating_sub(noted);
+    age <= LIFETIME_SECONDS * u64::from(scene.clock.rate)
+        && Hairpin::leads_to(port, scene.packet.decision_port())
+}
+
+#[inline(always)]
+fn note_key(scene: &Scene, skb: &Skb) -> HairpinNoteKey {
+    let Packet { transport, transport_offset, protocol, .. } = scene.packet;
+    // Where the word is that `HairpinNoteKey::token` names.
+    let place = match transport {
+        Transport::Udp => 8,
+        Transport::Sctp { chunk: sctp_chunk::INIT } => 16,
+        _ => 4,
+    };
+    // A datagram without data has none.
+    let token = skb.words::<1>(transport_offset + place).map_or(0, |words| words[0]);
+    HairpinNoteKey { epoch: scene.endpoint.epoch, protocol: u32::from(protocol), token }
+}

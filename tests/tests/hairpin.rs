@@ -1,0 +1,161 @@
+//! A pod that reaches itself through its service: what lets its translated packets in, and that
+//! nothing less does (SEMANTICS 39). Needs root.
+
+use std::net::IpAddr;
+
+use sluice::datapath::run::{Action, ELSEWHERE, LOOPBACK};
+use sluice::datapath::{Datapath, LoadOptions};
+use sluice::engine::packet::{frame, tcp, udp};
+use sluice_common::abi::Direction::{self, Egress, Ingress};
+use sluice_common::parse::{protocol, tcp_flag};
+use sluice_policy::capacity::Capacity;
+use sluice_policy::compile::compile;
+use sluice_policy::diff::{KernelState, diff};
+use sluice_policy::model::{
+    Backend, LocalEndpoint, Namespaces, Pod, PodName, PodSelector, Policy, PolicyKind, PolicyName,
+    Protocol, Selector, Service, ServiceName, ServicePort, Tier, World,
+};
+use sluice_tests::needs_root;
+
+const SLOT: u32 = 3;
+const POD: &str = "10.0.0.1";
+const NODE: &str = "172.30.0.1";
+const VIP: &str = "10.96.0.1";
+/// The service's port, and the pod's.
+const PORT: u16 = 80;
+const TARGET: u16 = 8080;
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("the test's own address is valid")
+}
+
+/// A pod that is all that its service leads to, isolated in these directions without a rule.
+fn world(directions: &[Direction]) -> World {
+    let pod = PodName { namespace: "x".to_owned(), name: "a".to_owned() };
+    let backends = vec![Backend { address: address(POD), port: TARGET }];
+    let port = |protocol| ServicePort { protocol, port: PORT, backends: backends.clone() };
+    let service = Service {
+        addresses: vec![address(VIP)],
+        ports: vec![port(Protocol::Tcp), port(Protocol::Udp)],
+    };
+    let rules = |direction| directions.contains(&direction).then(Vec::new);
+    let subject =
+        PodSelector { namespaces: Namespaces::Named("x".to_owned()), pods: Selector::default() };
+    let policy = Policy {
+        tier: Tier::NetworkPolicy,
+        priority: 0,
+        subject,
+        ingress: rules(Ingress),
+        egress: rules(Egress),
+    };
+    let name = PolicyName {
+        kind: PolicyKind::NetworkPolicy,
+        namespace: Some("x".to_owned()),
+        name: "closed".to_owned(),
+    };
+    let mut world = World::default();
+    world.pods.insert(pod.clone(), Pod { addresses: vec![address(POD)], ..Pod::default() });
+    world.endpoints.insert(pod, LocalEndpoint { slot: SLOT, epoch: 9, flags: 0 });
+    let own = ServiceName { namespace: "x".to_owned(), name: "web".to_owned() };
+    world.services.insert(own, service);
+    world.policies.insert(name, policy);
+    world
+}
+
+struct Kernel {
+    datapath: Datapath,
+}
+
+impl Kernel {
+    fn new(directions: &[Direction]) -> Self {
+        needs_root();
+        let options = LoadOptions { stamp_in_mark: true, ..LoadOptions::default() };
+        let mut datapath = Datapath::load(&options).expect("the programs load");
+        let compiler = compile(&world(directions), Capacity::default());
+        let empty = KernelState { generation: 1, ..KernelState::default() };
+        let ops = diff(&empty, compiler.tables(), None);
+        datapath.maps().apply(&ops).expect("the tables take it");
+        datapath.maps().set_slot(LOOPBACK, SLOT).expect("the loopback has a place");
+        Self { datapath }
+    }
+
+    /// The pod sends to its service. The stamp that the packet leaves with.
+    fn sends(&self, payload: &[u8], protocol: u8) -> u32 {
+        let frame = frame(address(POD), address(VIP), protocol, payload);
+        let (action, stamp) =
+            self.datapath.run_stamped(Egress, &frame, ELSEWHERE, 0).expect("it runs");
+        assert_eq!(action, Action::Pass);
+        stamp
+    }
+
+    /// What becomes of a packet from the node's address with this stamp.
+    fn receives(&self, payload: &[u8], protocol: u8, stamp: u32) -> Action {
+        let frame = frame(address(NODE), address(POD), protocol, payload);
+        self.datapath.run_stamped(Ingress, &frame, ELSEWHERE, stamp).expect("it runs").0
+    }
+}
+
+/// A SYN to the service, as the pod sends it.
+fn syn() -> Vec<u8> {
+    tcp(40_000, PORT, tcp_flag::SYN)
+}
+
+/// The same, as it comes back.
+fn returning(source_port: u16) -> Vec<u8> {
+    tcp(source_port, TARGET, tcp_flag::SYN)
+}
+
+#[test]
+fn what_the_pod_sent_to_itself_comes_in_once() {
+    for directions in [&[Ingress, Egress][..], &[Ingress]] {
+        let kernel = Kernel::new(directions);
+        let stamp = kernel.sends(&syn(), protocol::TCP);
+        assert_eq!(stamp, SLOT, "{directions:?}");
+        assert_eq!(kernel.receives(&returning(50_000), protocol::TCP, stamp), Action::Pass);
+        // Its flow is known now; another connection with the same sequence number is not the pod's.
+        assert_eq!(kernel.receives(&returning(50_000), protocol::TCP, 0), Action::Pass);
+        assert_eq!(kernel.receives(&returning(50_001), protocol::TCP, stamp), Action::Drop);
+    }
+}
+
+#[test]
+fn a_stamp_alone_lets_nothing_in() {
+    let kernel = Kernel::new(&[Ingress, Egress]);
+    assert_eq!(kernel.receives(&returning(50_000), protocol::TCP, SLOT), Action::Drop);
+    let datagram = udp(50_000, TARGET, b"data");
+    assert_eq!(kernel.receives(&datagram, protocol::UDP, SLOT), Action::Drop);
+}
+
+#[test]
+fn a_note_alone_lets_nothing_in() {
+    let kernel = Kernel::new(&[Ingress, Egress]);
+    assert_eq!(kernel.sends(&syn(), protocol::TCP), SLOT);
+    for stamp in [0, SLOT + 1, u32::MAX] {
+        let action = kernel.receives(&returning(50_000), protocol::TCP, stamp);
+        assert_eq!(action, Action::Drop, "{stamp}");
+    }
+}
+
+#[test]
+fn a_note_is_for_its_packet_and_the_services_port() {
+    let kernel = Kernel::new(&[Ingress, Egress]);
+    let stamp = kernel.sends(&udp(40_000, PORT, b"this"), protocol::UDP);
+    let other = udp(50_000, TARGET, b"that");
+    assert_eq!(kernel.receives(&other, protocol::UDP, stamp), Action::Drop);
+    let other_port = udp(50_000, TARGET + 1, b"this");
+    assert_eq!(kernel.receives(&other_port, protocol::UDP, stamp), Action::Drop);
+    // That attempt has used the note up.
+    let same = udp(50_000, TARGET, b"this");
+    assert_eq!(kernel.receives(&same, protocol::UDP, stamp), Action::Drop);
+    kernel.sends(&udp(40_000, PORT, b"this"), protocol::UDP);
+    assert_eq!(kernel.receives(&same, protocol::UDP, stamp), Action::Pass);
+}
+
+#[test]
+fn what_goes_elsewhere_leaves_without_a_stamp() {
+    let kernel = Kernel::new(&[Ingress]);
+    let datagram = udp(40_000, PORT, b"data");
+    let frame = frame(address(POD), address("10.0.0.2"), protocol::UDP, &datagram);
+    let run = kernel.datapath.run_stamped(Egress, &frame, ELSEWHERE, 0).expect("it runs");
+    assert_eq!(run, (Action::Pass, 0));
+}
