@@ -7,15 +7,15 @@
 //!
 //! What is promised:
 //!
-//! * **Nothing is applied before every first list is complete** ([`gate`]); all kinds are required.
+//! * **Nothing is applied before every first list is complete** (`gate`); all kinds are required.
 //! * While the API server is gone, slow or refuses, **the last state stays**. The watch of each kind
-//!   tries again, later and later, each agent at its own time ([`watch`]); what it lacks stands in the
+//!   tries again, later and later, each agent at its own time (`watch`); what it lacks stands in the
 //!   status and among the faults.
 //! * After a gap the server may have to be asked for a full list again. While that arrives, what it
-//!   names counts at once; **what it does not name goes only when it is complete** ([`store`]).
-//! * A service changes when it or one of its slices does, and only that service ([`services`]).
+//!   names counts at once; **what it does not name goes only when it is complete** (`store`).
+//! * A service changes when it or one of its slices does, and only that service (`services`).
 //! * What cannot be converted fails closed by name (`convert::arrival`), and an Event on the object
-//!   says so ([`events`]).
+//!   says so (`events`).
 //!
 //! To [`Refresh`] the hub answers when everything has been sent on that had arrived by then. What the
 //! API server has not told yet it cannot know: whoever changes an object and asks an agent for it must
