@@ -20,7 +20,7 @@ use crate::endpoint::links::{self, Links};
 use crate::metrics::{Inquiries, Timings};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel;
-use crate::source::{Event, Objects, Refresh, Source};
+use crate::source::{Event, Objects, PodTroubles, Refresh, Source};
 use crate::status::{EnforcementState, Status, WatchStatus};
 
 /// Links come in bursts; a scan waits this long for the rest of one.
@@ -199,6 +199,10 @@ impl<K: Kernel> Agent<K> {
                 self.note_change();
             }
             Event::Watch(watch) => {
+                let before = self.watches.get(&watch.kind);
+                if watch.connected && before.is_some_and(|before| before.error.is_some()) {
+                    tracing::info!("{} is watched again", watch.kind);
+                }
                 self.watches.insert(watch.kind.clone(), watch);
             }
             Event::Refreshed(token) => {
@@ -328,6 +332,23 @@ impl<K: Kernel> Agent<K> {
             tracing::info!(%pod, "gone");
         }
         self.logged = now;
+        self.tell_source();
+    }
+
+    /// Tells the source which pods are in trouble now.
+    fn tell_source(&self) {
+        let troubled = self.logged.iter().filter_map(|(pod, (state, reason))| match state {
+            EnforcementState::Enforced | EnforcementState::NotIsolated => None,
+            EnforcementState::NotEnforced | EnforcementState::Closed => {
+                Some((pod.clone(), (*state, reason.clone().unwrap_or_default())))
+            }
+        });
+        let troubles: PodTroubles = troubled.collect();
+        self.source.troubles.send_if_modified(|before| {
+            let changed = *before != troubles;
+            *before = troubles;
+            changed
+        });
     }
 
     async fn answer(&mut self, Pending { request, reply }: Pending) {

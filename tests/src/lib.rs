@@ -1,5 +1,6 @@
 //! Integration tests.
 
+pub mod apiserver;
 pub mod case;
 pub mod http;
 pub mod lab;

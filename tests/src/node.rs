@@ -42,6 +42,8 @@ pub struct Node {
     directory: tempfile::TempDir,
     pods: Vec<String>,
     veths: u32,
+    /// Of the API server to watch; without one, the manifests are.
+    kubeconfig: Option<PathBuf>,
 }
 
 /// Runs a command and fails the test with its output if it does.
@@ -70,7 +72,14 @@ impl Node {
         for name in ["manifests", "state"] {
             fs::create_dir(directory.path().join(name)).expect("a directory");
         }
-        let node = Self { prefix, binary: binary.into(), directory, pods: Vec::new(), veths: 0 };
+        let node = Self {
+            prefix,
+            binary: binary.into(),
+            directory,
+            pods: Vec::new(),
+            veths: 0,
+            kubeconfig: None,
+        };
         ip(&format!("netns add {}", node.netns("node")));
         ip(&format!("-n {} link set lo up", node.netns("node")));
         let forward = |node: &Self| {
@@ -214,12 +223,22 @@ impl Node {
 
     /// The command that starts an agent.
     pub fn agent_command(&self) -> Command {
+        if let Some(kubeconfig) = &self.kubeconfig {
+            let mut command = self.sluice(&["agent", "--node-name", NODE]);
+            command.arg("--kubeconfig").arg(kubeconfig);
+            return command;
+        }
         let source = format!("dir:{}", self.manifests().display());
         let metrics = METRICS.to_string();
         let fixed = ["agent", "--node-name", NODE, "--metrics-listen", &metrics];
         let mut command = self.sluice(&fixed);
         command.args(["--source", &source]);
         command
+    }
+
+    /// Has agents watch an API server instead of the manifests.
+    pub fn watch_api_server(&mut self, kubeconfig: &Path) {
+        self.kubeconfig = Some(kubeconfig.to_owned());
     }
 
     /// Starts an agent and waits until everything is in the kernel.

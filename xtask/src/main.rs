@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod demo;
 mod fuzz;
+mod kubernetes;
 mod layout;
 mod licences;
 mod lint;

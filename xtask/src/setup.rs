@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use crate::machine;
 use crate::process::{self, LLVM_PREFIX, find, program};
 use crate::workspace::TOOLCHAIN;
+use crate::{kubernetes, machine};
 
 pub(crate) const SUMMARY: &str =
     "install what is missing to build and test, saying what before it does";
@@ -15,7 +15,9 @@ pub(crate) const HELP: &str = "
 Usage: cargo xtask setup
 
 Installs, where missing: Debian packages (as root, or by sudo), the Rust toolchain (rustup),
-bpf-linker and cargo-deny (cargo install). Changes nothing where nothing is missing.
+bpf-linker and cargo-deny (cargo install); and where go is there, builds kube-apiserver and etcd
+for the tests (4 minutes or more, once) and keeps them in ~/.cache/sluice.
+Changes nothing where nothing is missing.
 The other commands call it by themselves for what they need.";
 
 /// What the tools are wanted for.
@@ -134,6 +136,7 @@ pub(crate) fn main(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
     if !ensure(Purpose::Test)? {
         println!("Nothing is missing.");
     }
+    kubernetes::assets()?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use lexopt::Arg;
 use self::programs::RunBy;
 use crate::process::{cargo, program};
 use crate::setup::{self, Purpose};
-use crate::{fuzz, layout, licences, lint, machine, workspace};
+use crate::{fuzz, kubernetes, layout, licences, lint, machine, workspace};
 
 pub(crate) const SUMMARY: &str = "run every check and test, those that need root too; what CI runs";
 pub(crate) const HELP: &str = "
@@ -27,6 +27,7 @@ Installs what is missing, then runs the parts in this order, or only those named
   unit       tests that need no root
   root       tests that need root (sudo where you are not root)
   cases      the PolicyTests of tests/cases in every engine (root)
+  cluster    the agent against a real API server (root; needs go or KUBEBUILDER_ASSETS)
   fuzz       short runs of the fuzz targets
 Goes on after a part that fails; ends with a line per part, and fails if one did.";
 
@@ -45,6 +46,7 @@ const PARTS: &[Part] = &[
     ("unit", unit),
     ("root", root),
     ("cases", cases),
+    ("cluster", cluster),
     ("fuzz", || fuzz::run(fuzz::TARGETS, FUZZ_SECONDS)),
 ];
 
@@ -115,14 +117,21 @@ fn clippy() -> anyhow::Result<()> {
 /// Tests of every crate but `sluice-tests`, and documentation tests.
 fn unit() -> anyhow::Result<()> {
     // The second runs also when the first fails: both are worth knowing.
-    let programs = programs::run(RunBy::Caller);
+    let programs = programs::run(RunBy::Caller, &[]);
     cargo("test").args(["--locked", "--no-fail-fast", "--workspace", "--doc"]).run().and(programs)
 }
 
 /// Tests of the crate that needs root: built as this user, run by sudo.
 fn root() -> anyhow::Result<()> {
     machine::ready()?;
-    programs::run(RunBy::Root)
+    programs::run(RunBy::Root, &[])
+}
+
+/// Tests against a real API server, where there is one to be had.
+fn cluster() -> anyhow::Result<()> {
+    let Some(assets) = kubernetes::assets()? else { return Ok(()) };
+    machine::ready()?;
+    programs::run(RunBy::RootWithApiServer, &[(kubernetes::ASSETS, assets.as_os_str())])
 }
 
 /// The PolicyTests in every engine. Each file is a cluster of its own.

@@ -80,7 +80,7 @@ pub struct NamedPort {
 }
 
 /// A pod, as far as policy looks at it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pod {
     /// Labels.
     pub labels: Labels,
@@ -185,7 +185,7 @@ pub const fn direction_label(direction: Direction) -> &'static str {
 }
 
 /// A policy in any dialect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
     /// Tier of its rules.
     pub tier: Tier,
@@ -371,7 +371,7 @@ pub enum PortMatch {
 }
 
 /// A pod of this node that has an interface, with its place in the kernel tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LocalEndpoint {
     /// Index into `endpoints`, above 0.
     pub slot: u32,

@@ -26,7 +26,7 @@ use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel as _;
 use crate::reconcile::site::{Alias, Site};
 use crate::run::Agent;
-use crate::source::{Source, dir};
+use crate::source::{Source, dir, kube};
 use crate::state::State;
 
 /// Where everything is kept while nobody says otherwise.
@@ -40,6 +40,8 @@ pub const DEFAULT_STATE_DIR: &str = "/run/sluice";
 /// gap. `--uninstall` ends enforcement and removes everything.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
+  sluice agent --node-name node-1
+  sluice agent --node-name node-1 --kubeconfig ~/.kube/config
   sluice agent --node-name node-1 --source dir:/etc/sluice/manifests
   sluice agent --node-name node-1 --source dir:manifests --trace default/web-0
   sluice agent --uninstall
@@ -55,14 +57,12 @@ pub struct AgentArguments {
         required_unless_present = "uninstall"
     )]
     node_name: Option<String>,
-    /// Where objects come from: `dir:PATH`, a directory or file of manifests
-    #[arg(
-        long,
-        value_name = "SOURCE",
-        env = "SLUICE_SOURCE",
-        required_unless_present = "uninstall"
-    )]
-    source: Option<SourceArg>,
+    /// Where objects come from: `kube`, the API server, or `dir:PATH`, a directory or file of manifests
+    #[arg(long, value_name = "SOURCE", env = "SLUICE_SOURCE", default_value = "kube")]
+    source: SourceArg,
+    /// How to reach the API server; otherwise as the pod that the agent runs in does
+    #[arg(long, value_name = "FILE", env = "SLUICE_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
     /// Directory for pins, on a BPF file system
     #[arg(long, value_name = "DIR", env = "SLUICE_BPFFS", default_value = DEFAULT_BPFFS)]
     bpffs: PathBuf,
@@ -109,7 +109,7 @@ pub struct AgentArguments {
     #[arg(long, value_name = "FORMAT", env = "SLUICE_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
     /// Remove programs, pins and notes: nothing is enforced on this node any more
-    #[arg(long, conflicts_with_all = ["node_name", "source", "trace"])]
+    #[arg(long, conflicts_with_all = ["node_name", "source", "kubeconfig", "trace"])]
     uninstall: bool,
 }
 
@@ -135,6 +135,7 @@ enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum SourceArg {
     Dir(PathBuf),
+    Kube,
 }
 
 impl FromStr for SourceArg {
@@ -142,8 +143,9 @@ impl FromStr for SourceArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
+            None if text == "kube" => Ok(Self::Kube),
             Some(("dir", path)) if !path.is_empty() => Ok(Self::Dir(path.into())),
-            _ => Err("must be dir:PATH".into()),
+            _ => Err("must be kube or dir:PATH".into()),
         }
     }
 }
@@ -172,60 +174,44 @@ impl FromStr for PodArg {
 pub fn run(args: &AgentArguments) -> Result<(), Failure> {
     log_to_stderr(args.log_format);
     need_root("the agent")?;
-    match (&args.node_name, &args.source) {
-        (Some(node), Some(source)) if !args.uninstall => enforce(args, node, source)?,
-        _ => uninstall(&args.bpffs, &args.state_dir)?,
-    }
-    Ok(())
-}
-
-fn enforce(args: &AgentArguments, node: &str, source: &SourceArg) -> anyhow::Result<()> {
+    let Some(node) = args.node_name.as_ref().filter(|_| !args.uninstall) else {
+        return Ok(uninstall(&args.bpffs, &args.state_dir)?);
+    };
     let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
-    let done = runtime.block_on(async {
-        let pins = Pins::hold(&args.bpffs)?;
-        std::fs::create_dir_all(&args.state_dir)
-            .with_context(|| format!("cannot make {}", args.state_dir.display()))?;
-        let notes = State::load(&args.state_dir).unwrap_or_else(|error| {
-            tracing::warn!(%error, "going on without notes");
-            None
-        });
-        // Which slot to trace must be known before the tables are: a restored place, or a free one.
-        let mut slots = restore(notes.as_ref(), None)?;
-        let trace_slot = match &args.trace {
-            Some(PodArg(pod)) => NonZeroU32::new(slots.reserve(pod.clone())?),
-            None => None,
-        };
-        let mut enforcer = Enforcer::open(pins, Backend::detect(), trace_slot)?;
-        let notes = match notes {
-            Some(notes) if is_older(&notes, &mut enforcer)? => {
-                tracing::warn!("the notes are older than the kernel tables; going on without");
-                None
-            }
-            notes => notes,
-        };
-        let mut slots = restore(notes.as_ref(), Some(&mut enforcer))?;
-        if let Some(PodArg(pod)) = &args.trace {
-            slots.reserve(pod.clone())?;
-            print_trace(&mut enforcer)?;
-        }
-        let links = Links::open()?;
-        let (sender, requests) = mpsc::channel(16);
-        control::serve(&args.state_dir, sender).with_context(|| {
-            format!("cannot listen on {}", control::socket_path(&args.state_dir).display())
-        })?;
-        let inquiries = serve_metrics(args).await?;
-        let reconciler =
-            Reconciler::new(enforcer, node.to_owned(), args.state_dir.clone(), notes, slots)
-                .with_site(site(args));
-        let source = start(source);
-        tracing::info!(node, source = source.name, "enforcing");
-        Agent::new(reconciler, source, links, args.netns_dirs.clone(), node.to_owned())
-            .run(requests, inquiries)
-            .await
-    });
+    let origin = runtime.block_on(Origin::find(args))?;
+    let done = runtime.block_on(enforce(args, node, origin));
     // A read of a great directory goes on in the background: its end is not worth waiting for.
     runtime.shutdown_background();
-    done
+    Ok(done?)
+}
+
+/// Where objects come from, found and not yet watched.
+enum Origin {
+    Dir(PathBuf),
+    Kube(Box<::kube::Config>),
+}
+
+impl Origin {
+    async fn find(args: &AgentArguments) -> Result<Self, Failure> {
+        match (&args.source, &args.kubeconfig) {
+            (SourceArg::Dir(path), None) => Ok(Self::Dir(path.clone())),
+            (SourceArg::Dir(_), Some(_)) => {
+                Err(Failure::usage("--kubeconfig is for --source kube, and goes with no other"))
+            }
+            (SourceArg::Kube, file) => {
+                let config = kube::config(file.as_deref()).await.map_err(Failure::usage)?;
+                Ok(Self::Kube(Box::new(config)))
+            }
+        }
+    }
+
+    fn start(self, node: &str) -> anyhow::Result<Source> {
+        match self {
+            Self::Dir(path) => Ok(dir::start(path)),
+            Self::Kube(config) => kube::start(*config, node.to_owned())
+                .context("cannot make a client of the API server"),
+        }
+    }
 }
 
 /// How long a scrape or a probe waits for the agent's loop.
@@ -246,15 +232,52 @@ async fn serve_metrics(args: &AgentArguments) -> anyhow::Result<Inquiries> {
     Ok(inquiries)
 }
 
+async fn enforce(args: &AgentArguments, node: &str, origin: Origin) -> anyhow::Result<()> {
+    let pins = Pins::hold(&args.bpffs)?;
+    std::fs::create_dir_all(&args.state_dir)
+        .with_context(|| format!("cannot make {}", args.state_dir.display()))?;
+    let notes = State::load(&args.state_dir).unwrap_or_else(|error| {
+        tracing::warn!(%error, "going on without notes");
+        None
+    });
+    // Which slot to trace must be known before the tables are: a restored place, or a free one.
+    let mut slots = restore(notes.as_ref(), None)?;
+    let trace_slot = match &args.trace {
+        Some(PodArg(pod)) => NonZeroU32::new(slots.reserve(pod.clone())?),
+        None => None,
+    };
+    let mut enforcer = Enforcer::open(pins, Backend::detect(), trace_slot)?;
+    let notes = match notes {
+        Some(notes) if is_older(&notes, &mut enforcer)? => {
+            tracing::warn!("the notes are older than the kernel tables; going on without");
+            None
+        }
+        notes => notes,
+    };
+    let mut slots = restore(notes.as_ref(), Some(&mut enforcer))?;
+    if let Some(PodArg(pod)) = &args.trace {
+        slots.reserve(pod.clone())?;
+        print_trace(&mut enforcer)?;
+    }
+    let links = Links::open()?;
+    let (sender, requests) = mpsc::channel(16);
+    control::serve(&args.state_dir, sender).with_context(|| {
+        format!("cannot listen on {}", control::socket_path(&args.state_dir).display())
+    })?;
+    let inquiries = serve_metrics(args).await?;
+    let reconciler =
+        Reconciler::new(enforcer, node.to_owned(), args.state_dir.clone(), notes, slots)
+            .with_site(site(args));
+    let source = origin.start(node)?;
+    tracing::info!(node, source = source.name, "enforcing");
+    Agent::new(reconciler, source, links, args.netns_dirs.clone(), node.to_owned())
+        .run(requests, inquiries)
+        .await
+}
+
 fn site(args: &AgentArguments) -> Site {
     let host_egress = args.host_egress == HostEgress::Allow;
     Site { host_egress, ..args.service_aliases.iter().cloned().collect() }
-}
-
-fn start(source: &SourceArg) -> Source {
-    match source {
-        SourceArg::Dir(path) => dir::start(path.clone()),
-    }
 }
 
 /// True for notes that were written before the tables: by an agent with another state directory, or
@@ -327,9 +350,12 @@ fn uninstall(bpffs: &Path, state_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What kube-rs warns of is logged here once, as a fault, and not at every attempt.
+const DEFAULT_LOG: &str = "info,kube_runtime=error,kube_client=error";
+
 fn log_to_stderr(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(DEFAULT_LOG));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

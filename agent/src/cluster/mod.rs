@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use sluice_policy::model::{PodName, Protocol, ServiceName, World};
 
 pub use self::addresses::{AddressPlan, ClusterError};
+pub(crate) use self::services::resolve as resolve_service;
 
 /// The node of pods that name none.
 pub const IMPLIED_NODE: &str = "node-1";

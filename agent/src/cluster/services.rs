@@ -27,7 +27,7 @@ impl Cluster {
 
 /// The ports of a service with their backends: from its slices where it has any, else from its
 /// selector.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     service: &service::Service,
     slices: &[&EndpointSlice],
     pods: &BTreeMap<PodName, Pod>,

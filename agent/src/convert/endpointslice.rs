@@ -77,9 +77,15 @@ pub enum EndpointSliceError {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn convert(slice: api::EndpointSlice) -> Result<EndpointSlice, Vec<At<EndpointSliceError>>> {
+    let (value, faults) = readable(slice);
+    if faults.is_empty() { Ok(value) } else { Err(faults) }
+}
+
+/// Converts what can be converted, and says what cannot.
+pub fn readable(slice: api::EndpointSlice) -> (EndpointSlice, Vec<At<EndpointSliceError>>) {
     let api::EndpointSlice { address_type, endpoints, metadata, ports } = slice;
     let mut problems = Problems::default();
-    let meta = problems.keep_all(meta::convert(&metadata)).unwrap_or_default();
+    let meta = problems.keep_value(meta::readable(&metadata));
     let known = matches!(address_type.as_str(), "IPv4" | "IPv6" | "FQDN");
     if !known {
         let error = EndpointSliceError::AddressType { value: address_type.clone() };
@@ -97,12 +103,13 @@ pub fn convert(slice: api::EndpointSlice) -> Result<EndpointSlice, Vec<At<Endpoi
     for (i, port) in ports.into_iter().flatten().enumerate() {
         converted_ports.extend(convert_port(&format!("ports[{i}]"), port, &mut problems));
     }
-    problems.into_result(EndpointSlice {
+    let value = EndpointSlice {
         namespace: meta.namespace,
         service: meta.labels.get(SERVICE_LABEL).map(str::to_owned),
         endpoints: converted,
         ports: converted_ports,
-    })
+    };
+    (value, problems.0)
 }
 
 fn convert_endpoint(

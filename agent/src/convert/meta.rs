@@ -44,6 +44,13 @@ pub struct Meta {
 /// # Errors
 /// Everything that the API server would refuse.
 pub fn convert(meta: &ObjectMeta) -> Result<Meta, Vec<At<MetaError>>> {
+    let (value, faults) = readable(meta);
+    if faults.is_empty() { Ok(value) } else { Err(faults) }
+}
+
+/// Reads `metadata` as it is, with everything in it that the API server would refuse today. Labels
+/// that it would refuse count as they are: a selector compares them with what it names.
+pub fn readable(meta: &ObjectMeta) -> (Meta, Vec<At<MetaError>>) {
     let mut problems = Problems::default();
     let name = meta.name.clone().unwrap_or_default();
     if name.is_empty() {
@@ -66,7 +73,7 @@ pub fn convert(meta: &ObjectMeta) -> Result<Meta, Vec<At<MetaError>>> {
         deleting: meta.deletion_timestamp.is_some(),
         controller: controller.map(|owner| owner.name.clone()),
     };
-    problems.into_result(value)
+    (value, problems.0)
 }
 
 fn read_labels(

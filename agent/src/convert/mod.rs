@@ -4,6 +4,7 @@
 //! policy that cannot be converted has a closed form ([`networkpolicy::closed`]) that isolates what
 //! it selects.
 
+pub mod arrival;
 pub mod endpointslice;
 pub mod labels;
 pub mod meta;
@@ -95,6 +96,15 @@ impl<E> Problems<E> {
         E: From<F>,
     {
         result.map_err(|faults| self.0.extend(faults.into_iter().map(At::widen))).ok()
+    }
+
+    /// The value, with a note of all its problems.
+    fn keep_value<T, F>(&mut self, (value, faults): (T, Vec<At<F>>)) -> T
+    where
+        E: From<F>,
+    {
+        self.0.extend(faults.into_iter().map(At::widen));
+        value
     }
 
     fn into_result<T>(self, value: T) -> Result<T, Vec<At<E>>> {

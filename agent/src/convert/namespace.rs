@@ -35,12 +35,18 @@ pub enum NamespaceError {
 /// # Errors
 /// Everything that the API server would refuse.
 pub fn convert(namespace: api::Namespace) -> Result<Namespace, Vec<At<NamespaceError>>> {
+    let (value, faults) = readable(namespace);
+    if faults.is_empty() { Ok(value) } else { Err(faults) }
+}
+
+/// Converts what can be converted, and says what cannot.
+pub fn readable(namespace: api::Namespace) -> (Namespace, Vec<At<NamespaceError>>) {
     let api::Namespace { metadata, spec: _, status: _ } = namespace;
     let mut problems = Problems::default();
-    let meta = problems.keep_all(meta::convert(&metadata)).unwrap_or_default();
+    let meta = problems.keep_value(meta::readable(&metadata));
     if !meta.name.is_empty() {
         problems.keep("metadata.name", labels::dns_label(&meta.name));
     }
     let labels = meta.labels.with(NAME_LABEL, &meta.name);
-    problems.into_result(Namespace { name: meta.name, labels })
+    (Namespace { name: meta.name, labels }, problems.0)
 }

@@ -35,9 +35,15 @@ pub enum NodeError {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn convert(node: api::Node) -> Result<Node, Vec<At<NodeError>>> {
+    let (value, faults) = readable(node);
+    if faults.is_empty() { Ok(value) } else { Err(faults) }
+}
+
+/// Converts what can be converted, and says what cannot.
+pub fn readable(node: api::Node) -> (Node, Vec<At<NodeError>>) {
     let api::Node { metadata, spec: _, status } = node;
     let mut problems = Problems::default();
-    let meta = problems.keep_all(meta::convert(&metadata)).unwrap_or_default();
+    let meta = problems.keep_value(meta::readable(&metadata));
     let mut addresses = Vec::new();
     let listed = status.and_then(|status| status.addresses).into_iter().flatten();
     for (i, api::NodeAddress { address, type_ }) in listed.enumerate() {
@@ -47,5 +53,5 @@ pub fn convert(node: api::Node) -> Result<Node, Vec<At<NodeError>>> {
             addresses.extend(problems.keep(&format!("status.addresses[{i}].address"), parsed));
         }
     }
-    problems.into_result(Node { name: meta.name, addresses })
+    (Node { name: meta.name, addresses }, problems.0)
 }

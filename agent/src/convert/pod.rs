@@ -72,14 +72,21 @@ pub enum PodError {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn convert(pod: api::Pod) -> Result<Pod, Vec<At<PodError>>> {
+    let (value, faults) = readable(pod);
+    if faults.is_empty() { Ok(value) } else { Err(faults) }
+}
+
+/// Converts what can be converted, and says what cannot. What is left out can only narrow what
+/// policies let through: an address that it does not have, a port that no rule finds by its name.
+pub fn readable(pod: api::Pod) -> (Pod, Vec<At<PodError>>) {
     let api::Pod { metadata, spec, status } = pod;
     let mut problems = Problems::default();
-    let meta = problems.keep_all(meta::convert(&metadata)).unwrap_or_default();
+    let meta = problems.keep_value(meta::readable(&metadata));
     let node = spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-    let spec = problems.keep_all(containers("spec", spec.as_ref())).unwrap_or_default();
+    let spec = problems.keep_value(readable_containers("spec", spec.as_ref()));
     let status = status.unwrap_or_default();
     let addresses = addresses(&status, &mut problems);
-    problems.into_result(Pod {
+    let value = Pod {
         name: PodName { namespace: meta.namespace, name: meta.name },
         labels: meta.labels,
         addresses,
@@ -88,7 +95,8 @@ pub fn convert(pod: api::Pod) -> Result<Pod, Vec<At<PodError>>> {
         ready: is_ready(&status) && !meta.deleting,
         created: meta.created,
         spec,
-    })
+    };
+    (value, problems.0)
 }
 
 fn addresses(status: &api::PodStatus, problems: &mut Problems<PodError>) -> Vec<IpAddr> {
@@ -126,8 +134,16 @@ pub fn containers(
     field: &str,
     spec: Option<&api::PodSpec>,
 ) -> Result<Containers, Vec<At<PortError>>> {
+    let (value, faults) = readable_containers(field, spec);
+    if faults.is_empty() { Ok(value) } else { Err(faults) }
+}
+
+fn readable_containers(
+    field: &str,
+    spec: Option<&api::PodSpec>,
+) -> (Containers, Vec<At<PortError>>) {
     let mut problems = Problems::default();
-    let Some(spec) = spec else { return Ok(Containers::default()) };
+    let Some(spec) = spec else { return (Containers::default(), problems.0) };
     let mut read =
         Containers { host_network: spec.host_network.unwrap_or(false), ..Containers::default() };
     let init = spec.init_containers.as_deref().unwrap_or_default();
@@ -140,7 +156,7 @@ pub fn containers(
             }
         }
     }
-    problems.into_result(read)
+    (read, problems.0)
 }
 
 fn add_port(

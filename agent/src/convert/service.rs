@@ -88,10 +88,16 @@ pub enum ServiceError {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn convert(service: api::Service) -> Result<Service, Vec<At<ServiceError>>> {
+    let (value, faults) = readable(service);
+    if faults.is_empty() { Ok(value) } else { Err(faults) }
+}
+
+/// Converts what can be converted, and says what cannot.
+pub fn readable(service: api::Service) -> (Service, Vec<At<ServiceError>>) {
     let api::Service { metadata, spec, status } = service;
     let spec = spec.unwrap_or_default();
     let mut problems = Problems::default();
-    let meta = problems.keep_all(meta::convert(&metadata)).unwrap_or_default();
+    let meta = problems.keep_value(meta::readable(&metadata));
     let mut external =
         parse_all("spec.externalIPs", spec.external_ips.iter().flatten(), &mut problems);
     let ingress = status.and_then(|s| s.load_balancer).and_then(|b| b.ingress).unwrap_or_default();
@@ -102,7 +108,7 @@ pub fn convert(service: api::Service) -> Result<Service, Vec<At<ServiceError>>> 
     for (i, port) in spec.ports.into_iter().flatten().enumerate() {
         ports.extend(convert_port(&format!("spec.ports[{i}]"), port, &mut problems));
     }
-    problems.into_result(Service {
+    let value = Service {
         namespace: meta.namespace,
         name: meta.name,
         address,
@@ -110,7 +116,8 @@ pub fn convert(service: api::Service) -> Result<Service, Vec<At<ServiceError>>> 
         ports,
         selector: spec.selector.filter(|s| !s.is_empty()).map(Labels::from_iter),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
-    })
+    };
+    (value, problems.0)
 }
 
 fn own_address(spec: &api::ServiceSpec, problems: &mut Problems<ServiceError>) -> ServiceAddress {

@@ -32,10 +32,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sluice_policy::model::{PodName, World};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use self::view::{Content, View};
-use super::{Event, ObjectState, Objects, Refresh, Source};
+use super::{Event, ObjectState, Objects, PodTroubles, Refresh, Source};
 use crate::cluster::{AddressPlan, Cluster, ObjectKey};
 use crate::manifest::Object;
 use crate::manifest::kinds::Kind;
@@ -56,11 +56,13 @@ pub fn start(path: PathBuf) -> Source {
     let (sender, events) = mpsc::channel(QUEUE);
     let (refresh, refreshes) = mpsc::channel(QUEUE);
     let name = format!("dir:{}", path.display());
-    tokio::spawn(watch(Directory::new(path), sender, refreshes));
-    Source { name, events, refresh }
+    tokio::spawn(follow(Directory::new(path), sender, refreshes));
+    // Manifests have nobody to tell.
+    let troubles = watch::Sender::new(PodTroubles::new());
+    Source { name, events, refresh, troubles }
 }
 
-async fn watch(
+async fn follow(
     mut directory: Directory,
     events: mpsc::Sender<Event>,
     mut refreshes: mpsc::Receiver<Refresh>,

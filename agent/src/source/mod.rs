@@ -6,12 +6,15 @@
 //! lives. On [`Refresh`] it looks again at once and echoes the token as [`Event::Refreshed`] behind
 //! whatever it found, so that whoever asked knows when that has arrived.
 
-use sluice_policy::model::Change;
-use tokio::sync::mpsc;
+use std::collections::BTreeMap;
 
-use crate::status::WatchStatus;
+use sluice_policy::model::Change;
+use tokio::sync::{mpsc, watch};
+
+use crate::status::{EnforcementState, WatchStatus};
 
 pub mod dir;
+pub mod kube;
 pub mod objects;
 
 pub use objects::{InvalidPod, ObjectState, Objects};
@@ -38,6 +41,9 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refresh(pub u64);
 
+/// Pods whose policies are not in force, or not their own, by `namespace/name`, each with the reason.
+pub type PodTroubles = BTreeMap<String, (EnforcementState, String)>;
+
 /// The agent's side of a running source.
 #[derive(Debug)]
 pub struct Source {
@@ -47,4 +53,6 @@ pub struct Source {
     pub events: mpsc::Receiver<Event>,
     /// Asks it to look again.
     pub refresh: mpsc::Sender<Refresh>,
+    /// Tells it of pods in trouble, for a source that can say so where people look.
+    pub troubles: watch::Sender<PodTroubles>,
 }

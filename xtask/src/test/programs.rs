@@ -4,6 +4,7 @@
 //! names, so a command for each package would compile most dependencies again.
 
 use std::env;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -15,6 +16,9 @@ use crate::workspace;
 /// The folder of the crate whose tests need root.
 const ROOT_TESTS: &str = "tests";
 
+/// Names of test programs of that crate that need an API server begin so.
+const API_SERVER: &[u8] = b"kube_";
+
 /// Variables that tests may read begin so; sudo would drop them.
 const PASSED_TO_ROOT: &[&str] = &["SLUICE_", "PROPTEST_", "RUST_"];
 
@@ -25,6 +29,8 @@ pub(super) enum RunBy {
     Caller,
     /// Root: by sudo where the caller is not.
     Root,
+    /// Root, in a run of its own: these need the programs of an API server.
+    RootWithApiServer,
 }
 
 /// A test program that cargo has built.
@@ -34,11 +40,12 @@ struct TestProgram {
     package: PathBuf,
 }
 
-/// Builds all test programs and runs those of `run_by`, also after one that fails.
-pub(super) fn run(run_by: RunBy) -> anyhow::Result<()> {
+/// Builds all test programs and runs those of `run_by` with some variables set, also after one that
+/// fails.
+pub(super) fn run(run_by: RunBy, environment: &[(&str, &OsStr)]) -> anyhow::Result<()> {
     let mut failed = Vec::new();
     for test in build()?.into_iter().filter(|test| test.run_by() == run_by) {
-        if let Err(error) = test.run() {
+        if let Err(error) = test.run(environment) {
             println!("error: {error:#}");
             failed.push(test.file.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
@@ -75,11 +82,20 @@ impl TestProgram {
     }
 
     fn run_by(&self) -> RunBy {
-        if self.package == workspace::root().join(ROOT_TESTS) { RunBy::Root } else { RunBy::Caller }
+        let is_for_api_server =
+            || self.file.file_name().is_some_and(|f| f.as_encoded_bytes().starts_with(API_SERVER));
+        if self.package != workspace::root().join(ROOT_TESTS) {
+            RunBy::Caller
+        } else if is_for_api_server() {
+            RunBy::RootWithApiServer
+        } else {
+            RunBy::Root
+        }
     }
 
-    fn run(&self) -> anyhow::Result<()> {
+    fn run(&self, environment: &[(&str, &OsStr)]) -> anyhow::Result<()> {
         let test = program(&self.file).directory(&self.package);
+        let test = environment.iter().fold(test, |test, (name, value)| test.env(name, value));
         if self.run_by() == RunBy::Caller {
             return test.run();
         }

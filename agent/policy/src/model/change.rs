@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::{Labels, LocalEndpoint, Pod, PodName, Policy, PolicyName, Service, ServiceName, World};
 
 /// One change of the world; `None` removes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
     /// A namespace and its labels.
     Namespace(String, Option<Labels>),

@@ -23,7 +23,7 @@ impl fmt::Display for ServiceName {
 /// A Service, as far as policy looks at it. A pod's packet to one of its addresses and ports (a VIP)
 /// is seen before the cluster translates it, and is judged by the backends that it can be translated
 /// to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Service {
     /// ClusterIPs, external IPs, load-balancer addresses and addresses configured as its aliases;
     /// sorted. Empty for headless and ExternalName services, which nothing translates.
@@ -33,7 +33,7 @@ pub struct Service {
 }
 
 /// A port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServicePort {
     /// Protocol.
     pub protocol: Protocol,

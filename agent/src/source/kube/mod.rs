@@ -1,0 +1,267 @@
+//! An API server as a source.
+//!
+//! ```text
+//! watch (one task for each kind) ── news ──► hub: store ──► gate ──► changes, faults, state of watches
+//!                                                └──► Events on the objects
+//! ```
+//!
+//! What is promised:
+//!
+//! * **Nothing is applied before every first list is complete** (`gate`); all kinds are required.
+//! * While the API server is gone, slow or refuses, **the last state stays**. The watch of each kind
+//!   tries again, later and later, each agent at its own time (`watch`); what it lacks stands in the
+//!   status and among the faults.
+//! * After a gap the server may have to be asked for a full list again. While that arrives, what it
+//!   names counts at once; **what it does not name goes only when it is complete** (`store`).
+//! * A service changes when it or one of its slices does, and only that service (`services`).
+//! * What cannot be converted fails closed by name (`convert::arrival`), and an Event on the object
+//!   says so (`events`).
+//!
+//! To [`Refresh`] the hub answers when everything has been sent on that had arrived by then. What the
+//! API server has not told yet it cannot know: whoever changes an object and asks an agent for it must
+//! ask for the object's effect.
+
+mod client;
+mod events;
+mod gate;
+mod services;
+mod store;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ::kube::{Client, Config};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use sluice_policy::model::Change;
+use tokio::sync::{mpsc, watch as latest};
+
+pub use self::client::{ConfigError, config};
+use self::events::Reason;
+use self::gate::Gate;
+use self::store::{Store, Trouble};
+use self::watch::{Message, News};
+use super::{Event, PodTroubles, Refresh, Source};
+use crate::manifest::kinds::Kind;
+use crate::status::{EnforcementState, WatchStatus};
+
+/// The kinds that are watched.
+const KINDS: [Kind; 6] = [
+    Kind::Namespace,
+    Kind::Node,
+    Kind::Pod,
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::NetworkPolicy,
+];
+
+/// News on their way to the hub.
+const QUEUE: usize = 1024;
+
+/// News that may become one event.
+const BATCH: usize = 4096;
+
+/// Starts to watch, for the node of this name. Ends when the receiver of its events is gone. Needs a
+/// tokio runtime.
+///
+/// # Errors
+/// No client can be made from the configuration.
+pub fn start(config: Config, node: String) -> Result<Source, ::kube::Error> {
+    let client = Client::try_from(config.clone())?;
+    let name = format!("kube:{}", config.cluster_url);
+    let (sender, events) = mpsc::channel(16);
+    let (refresh, refreshes) = mpsc::channel(16);
+    let (troubles, pods) = latest::channel(PodTroubles::new());
+    let (said, to_say) = latest::channel(Vec::new());
+    let (news, arriving) = mpsc::channel(QUEUE);
+    let own_node = Some(format!("metadata.name={node}"));
+    tokio::spawn(watch::watch::<core::Namespace>(config.clone(), None, news.clone()));
+    tokio::spawn(watch::watch::<core::Node>(config.clone(), own_node, news.clone()));
+    tokio::spawn(watch::watch::<core::Pod>(config.clone(), None, news.clone()));
+    tokio::spawn(watch::watch::<core::Service>(config.clone(), None, news.clone()));
+    tokio::spawn(watch::watch::<EndpointSlice>(config.clone(), None, news.clone()));
+    tokio::spawn(watch::watch::<NetworkPolicy>(config, None, news.clone()));
+    tokio::spawn(events::record(client, node.clone(), to_say));
+    // The hub holds a sender itself, so that it outlives a watch that cannot even be begun.
+    let hub = Hub::new(node, said);
+    tokio::spawn(run(hub, Inbox { arriving, refreshes, pods, _news: news }, sender));
+    Ok(Source { name, events, refresh, troubles })
+}
+
+/// What reaches the hub.
+struct Inbox {
+    arriving: mpsc::Receiver<Message>,
+    refreshes: mpsc::Receiver<Refresh>,
+    pods: latest::Receiver<PodTroubles>,
+    _news: mpsc::Sender<Message>,
+}
+
+async fn run(mut hub: Hub, mut inbox: Inbox, events: mpsc::Sender<Event>) {
+    loop {
+        let mut token = None;
+        tokio::select! {
+            Some((kind, news)) = inbox.arriving.recv() => hub.take(kind, news),
+            Some(Refresh(asked)) = inbox.refreshes.recv() => token = Some(asked),
+            Ok(()) = inbox.pods.changed() => {
+                hub.pods = inbox.pods.borrow_and_update().clone();
+                hub.say();
+            }
+            // The agent is gone.
+            else => return,
+        }
+        for _ in 0..BATCH {
+            let Ok((kind, news)) = inbox.arriving.try_recv() else { break };
+            hub.take(kind, news);
+        }
+        for event in hub.due().into_iter().chain(token.map(Event::Refreshed)) {
+            if events.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Everything that is known, and what has been sent on of it.
+#[derive(Debug)]
+struct Hub {
+    node: String,
+    store: Store,
+    gate: Gate,
+    synced: bool,
+    watches: BTreeMap<Kind, WatchStatus>,
+    /// Of these, the ones that the agent has not been told of.
+    stirred: BTreeSet<Kind>,
+    faults: Vec<String>,
+    /// Pods whose policies are not in force, as the agent says.
+    pods: PodTroubles,
+    said: latest::Sender<Vec<Trouble>>,
+}
+
+impl Hub {
+    fn new(node: String, said: latest::Sender<Vec<Trouble>>) -> Self {
+        let watch = |kind: Kind| WatchStatus { kind: kind.as_str().into(), ..Default::default() };
+        Self {
+            store: Store::new(node.clone()),
+            node,
+            gate: Gate::new(KINDS),
+            synced: false,
+            watches: KINDS.into_iter().map(|kind| (kind, watch(kind))).collect(),
+            stirred: KINDS.into(),
+            faults: Vec::new(),
+            pods: PodTroubles::new(),
+            said,
+        }
+    }
+
+    /// Takes in what a watch says.
+    fn take(&mut self, kind: Kind, news: News) {
+        let changes: Vec<Change> = match news {
+            News::Connected => {
+                self.note_watch(kind, None);
+                return;
+            }
+            News::Failed(why) => {
+                self.note_watch(kind, Some(why));
+                return;
+            }
+            News::Begin => {
+                self.store.begin(kind);
+                return;
+            }
+            News::Listed(object) | News::Changed(object) => self.store.put(kind, object),
+            News::Gone(object) => self.store.remove(kind, &object.name),
+            News::Complete => {
+                self.gate.complete(kind);
+                self.note_watch(kind, None);
+                self.store.complete(kind)
+            }
+        };
+        self.gate.hold(changes);
+    }
+
+    fn note_watch(&mut self, kind: Kind, error: Option<String>) {
+        let Some(watch) = self.watches.get_mut(&kind) else { return };
+        let kind_name = watch.kind.clone();
+        let synced = self.gate.has(kind);
+        let now = WatchStatus { kind: kind_name, connected: error.is_none(), synced, error };
+        if *watch != now {
+            *watch = now;
+            self.stirred.insert(kind);
+        }
+    }
+
+    /// What the agent is to be told now.
+    fn due(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for kind in std::mem::take(&mut self.stirred) {
+            events.extend(self.watches.get(&kind).cloned().map(Event::Watch));
+        }
+        let changes = self.gate.release();
+        if !changes.is_empty() {
+            // A pod in trouble may be another one by now, under the same name.
+            if !self.pods.is_empty() {
+                self.say();
+            }
+            events.push(Event::Changes(changes));
+        }
+        let faults = self.faults_now();
+        if self.faults != faults {
+            self.faults.clone_from(&faults);
+            events.push(Event::Faults(faults));
+            self.say();
+        }
+        if self.gate.is_open() && !std::mem::replace(&mut self.synced, true) {
+            events.push(Event::Synced);
+        }
+        events
+    }
+
+    fn faults_now(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (kind, watch) in &self.watches {
+            let Some(error) = &watch.error else { continue };
+            let consequence = if watch.synced {
+                "the last state stays in force"
+            } else {
+                "nothing is applied before its first list"
+            };
+            faults.push(format!("{} cannot be watched: {error}; {consequence}", kind.as_str()));
+        }
+        if self.gate.has(Kind::Node) && !self.store.knows_own_node() {
+            faults.push(format!(
+                "there is no Node {}: no pod of this machine can be told from others; give \
+                 --node-name the name that `kubectl get nodes` lists",
+                self.node
+            ));
+        }
+        faults.extend(self.store.troubles().map(|trouble| {
+            format!(
+                "{} {}: {}",
+                trouble.regarding.kind.as_str(),
+                trouble.regarding.name,
+                trouble.note
+            )
+        }));
+        faults
+    }
+
+    /// Passes on what Events are to say.
+    fn say(&self) {
+        let mut troubles: Vec<Trouble> = self.store.troubles().cloned().collect();
+        for (pod, (state, why)) in &self.pods {
+            let reason = match state {
+                EnforcementState::NotEnforced => Reason::NotEnforced,
+                EnforcementState::Closed => Reason::PodClosed,
+                EnforcementState::Enforced | EnforcementState::NotIsolated => continue,
+            };
+            let Some(regarding) = self.store.regarding(pod) else { continue };
+            let note = format!("{}: {why}", state.label());
+            troubles.push(Trouble { regarding, reason, note });
+        }
+        self.said.send_replace(troubles);
+    }
+}

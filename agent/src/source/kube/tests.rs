@@ -1,0 +1,296 @@
+//! What the hub makes of news, without a server.
+
+use serde_json::{Value, json};
+use sluice_policy::model::{PodName, PolicyName};
+
+use super::wire::Object;
+use super::*;
+use crate::convert::arrival;
+
+const NODE: &str = "node-1";
+
+fn hub() -> (Hub, latest::Receiver<Vec<Trouble>>) {
+    let (said, to_say) = latest::channel(Vec::new());
+    (Hub::new(NODE.into(), said), to_say)
+}
+
+fn object(kind: Kind, value: &Value) -> Object {
+    let name = arrival::name(kind, value).expect("a name");
+    Object { name: name.into(), uid: "u".into(), arrival: arrival::read(kind, value) }
+}
+
+fn pod(name: &str, address: &str, app: &str) -> Object {
+    let value = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "x", "labels": {"app": app}},
+        "spec": {"nodeName": NODE, "containers": []},
+        "status": {"podIPs": [{"ip": address}], "phase": "Running"},
+    });
+    object(Kind::Pod, &value)
+}
+
+fn node(name: &str) -> Object {
+    let value = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+    object(Kind::Node, &value)
+}
+
+fn policy(name: &str, cidr: &str) -> Object {
+    let value = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": "x"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "web"}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"ipBlock": {"cidr": cidr}}]}],
+        },
+    });
+    object(Kind::NetworkPolicy, &value)
+}
+
+fn service(address: &str) -> Object {
+    let value = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "web", "namespace": "x"},
+        "spec": {"clusterIPs": [address], "ports": [{"name": "h", "port": 80, "targetPort": "http"}]},
+    });
+    object(Kind::Service, &value)
+}
+
+fn slice(name: &str, endpoints: Value, port: Value) -> Object {
+    let value = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": name, "namespace": "x", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [port], "endpoints": endpoints,
+    });
+    object(Kind::EndpointSlice, &value)
+}
+
+/// Goes through the first lists: of each kind what is given.
+fn synced(given: Vec<(Kind, Object)>) -> (Hub, latest::Receiver<Vec<Trouble>>) {
+    let (mut hub, to_say) = hub();
+    for kind in KINDS {
+        hub.take(kind, News::Begin);
+    }
+    for (kind, object) in given {
+        hub.take(kind, News::Listed(object));
+    }
+    hub.take(Kind::Node, News::Listed(node(NODE)));
+    for kind in KINDS {
+        hub.take(kind, News::Complete);
+    }
+    hub.due();
+    (hub, to_say)
+}
+
+fn changes(events: &[Event]) -> Vec<Change> {
+    let mut all = Vec::new();
+    for event in events {
+        if let Event::Changes(changes) = event {
+            all.extend(changes.iter().cloned());
+        }
+    }
+    all
+}
+
+fn faults(events: &[Event]) -> Vec<String> {
+    let last = events.iter().rev().find_map(|event| match event {
+        Event::Faults(faults) => Some(faults.clone()),
+        _ => None,
+    });
+    last.unwrap_or_default()
+}
+
+fn pod_name(name: &str) -> PodName {
+    PodName { namespace: "x".into(), name: name.into() }
+}
+
+#[test]
+fn nothing_is_sent_before_the_last_first_list_and_then_everything_at_once() {
+    let (mut hub, _to_say) = hub();
+    for kind in KINDS {
+        hub.take(kind, News::Begin);
+    }
+    hub.take(Kind::Pod, News::Listed(pod("a", "10.0.0.1", "web")));
+    hub.take(Kind::Node, News::Listed(node(NODE)));
+    for kind in KINDS.into_iter().filter(|kind| *kind != Kind::Service) {
+        hub.take(kind, News::Complete);
+        let events = hub.due();
+        assert!(events.iter().all(|event| matches!(event, Event::Watch(_))), "{events:?}");
+    }
+    hub.take(Kind::Service, News::Complete);
+    let events = hub.due();
+    assert_eq!(changes(&events).len(), 1);
+    assert_eq!(events.last(), Some(&Event::Synced));
+    assert!(!hub.due().contains(&Event::Synced));
+}
+
+#[test]
+fn what_a_new_list_does_not_name_goes_when_it_is_complete_and_not_before() {
+    let first =
+        vec![(Kind::Pod, pod("a", "10.0.0.1", "web")), (Kind::Pod, pod("b", "10.0.0.2", "web"))];
+    let (mut hub, _to_say) = synced(first);
+    hub.take(Kind::Pod, News::Begin);
+    hub.take(Kind::Pod, News::Listed(pod("b", "10.0.0.3", "web")));
+    // Names what is new at once, and breaks off.
+    let events = hub.due();
+    let [Change::Pod(changed, Some(pod_b))] = &changes(&events)[..] else { panic!("{events:?}") };
+    assert_eq!((changed, &pod_b.addresses[0].to_string()[..]), (&pod_name("b"), "10.0.0.3"));
+    hub.take(Kind::Pod, News::Begin);
+    assert_eq!(changes(&hub.due()), []);
+    hub.take(Kind::Pod, News::Listed(pod("b", "10.0.0.3", "web")));
+    hub.take(Kind::Pod, News::Complete);
+    assert_eq!(changes(&hub.due()), [Change::Pod(pod_name("a"), None)]);
+    assert_eq!(hub.store.names(Kind::Pod), ["x/b".to_owned()].into());
+}
+
+#[test]
+fn an_event_that_changes_nothing_for_policy_goes_no_further() {
+    let (mut hub, _to_say) = synced(vec![(Kind::Pod, pod("a", "10.0.0.1", "web"))]);
+    hub.take(Kind::Pod, News::Changed(pod("a", "10.0.0.1", "web")));
+    assert_eq!(hub.due(), []);
+    hub.take(Kind::Pod, News::Changed(pod("a", "10.0.0.1", "db")));
+    assert_eq!(changes(&hub.due()).len(), 1);
+    hub.take(Kind::Pod, News::Gone(pod("a", "10.0.0.1", "db")));
+    hub.take(Kind::Pod, News::Changed(pod("a", "10.0.0.9", "db")));
+    let recreated = changes(&hub.due());
+    assert!(matches!(&recreated[..], [Change::Pod(_, None), Change::Pod(_, Some(_))]));
+}
+
+#[test]
+fn a_policy_that_cannot_be_converted_is_closed_and_said_until_it_is_good() {
+    let (mut hub, mut to_say) = synced(vec![(Kind::NetworkPolicy, policy("p", "10.0.0.0/8"))]);
+    hub.take(Kind::NetworkPolicy, News::Changed(policy("p", "::ffff:10.0.0.0/104")));
+    let events = hub.due();
+    let [Change::Policy(name, Some(closed))] = &changes(&events)[..] else { panic!("{events:?}") };
+    assert_eq!((name.to_string(), &closed.ingress), ("NetworkPolicy x/p".into(), &Some(vec![])));
+    assert_eq!(closed.egress, None);
+    let said = faults(&events);
+    assert_eq!(said.len(), 1);
+    for part in ["NetworkPolicy x/p", "spec.ingress[0].from[0].ipBlock.cidr", "isolated"] {
+        assert!(said[0].contains(part), "{said:?}");
+    }
+    let troubles = to_say.borrow_and_update().clone();
+    assert_eq!(troubles.len(), 1);
+    assert_eq!(troubles[0].reason, Reason::PolicyClosed);
+    hub.take(Kind::NetworkPolicy, News::Changed(policy("p", "10.0.0.0/8")));
+    let events = hub.due();
+    assert!(events.contains(&Event::Faults(Vec::new())));
+    assert_eq!(changes(&events).len(), 1);
+    assert_eq!(*to_say.borrow_and_update(), []);
+}
+
+#[test]
+fn a_broken_policy_that_is_gone_is_no_fault_any_more() {
+    let (mut hub, to_say) = synced(vec![(Kind::NetworkPolicy, policy("p", "nonsense"))]);
+    assert_eq!(to_say.borrow().len(), 1);
+    hub.take(Kind::NetworkPolicy, News::Gone(policy("p", "nonsense")));
+    let events = hub.due();
+    let gone: Vec<PolicyName> = changes(&events)
+        .into_iter()
+        .filter_map(|change| match change {
+            Change::Policy(name, None) => Some(name),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(gone.len(), 1);
+    assert!(events.contains(&Event::Faults(Vec::new())));
+}
+
+fn backends(events: &[Event]) -> Option<Vec<String>> {
+    let [Change::Service(_, Some(service))] = &changes(events)[..] else { return None };
+    let backends = &service.ports[0].backends;
+    Some(backends.iter().map(|b| format!("{}:{}", b.address, b.port)).collect())
+}
+
+#[test]
+fn a_service_changes_with_its_slices_and_only_it() {
+    let ready = json!([{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]}]);
+    let named = || json!({"name": "h", "port": 8080});
+    let (mut hub, _to_say) = synced(vec![(Kind::Service, service("10.96.0.1"))]);
+    hub.take(Kind::EndpointSlice, News::Changed(slice("web-1", ready, named())));
+    let expected = ["10.0.0.1:8080".to_owned(), "10.0.0.2:8080".to_owned()];
+    assert_eq!(backends(&hub.due()).expect("one service"), expected);
+    // The first leaves: it is not ready, but still serves.
+    let leaving = json!([
+        {"addresses": ["10.0.0.1"], "conditions": {"ready": false, "serving": true, "terminating": true}},
+        {"addresses": ["10.0.0.2"]},
+    ]);
+    hub.take(Kind::EndpointSlice, News::Changed(slice("web-1", leaving, named())));
+    assert_eq!(backends(&hub.due()).expect("one service"), expected[1..]);
+    let other = json!([{"addresses": ["10.0.0.3"]}]);
+    hub.take(Kind::EndpointSlice, News::Changed(slice("web-2", other, named())));
+    assert_eq!(backends(&hub.due()).expect("one service").len(), 2);
+    let gone = slice("web-1", json!([]), named());
+    hub.take(Kind::EndpointSlice, News::Gone(gone));
+    assert_eq!(backends(&hub.due()).expect("one service"), ["10.0.0.3:8080"]);
+}
+
+#[test]
+fn a_service_with_a_slice_that_cannot_be_read_leads_nowhere() {
+    let ready = json!([{"addresses": ["10.0.0.1"]}]);
+    let first = vec![
+        (Kind::Service, service("10.96.0.1")),
+        (Kind::EndpointSlice, slice("web-1", ready.clone(), json!({"name": "h", "port": 8080}))),
+    ];
+    let (mut hub, to_say) = synced(first);
+    let broken = json!({"name": "other", "port": 1, "protocol": "QUIC"});
+    hub.take(Kind::EndpointSlice, News::Changed(slice("web-2", ready, broken)));
+    let events = hub.due();
+    assert_eq!(backends(&events).expect("one service"), Vec::<String>::new());
+    assert_eq!(to_say.borrow()[0].reason, Reason::ServiceClosed);
+    assert!(faults(&events)[0].starts_with("EndpointSlice x/web-2: ports[0].protocol"));
+}
+
+#[test]
+fn a_watch_that_fails_is_named_and_changes_nothing_else() {
+    let (mut hub, _to_say) = synced(vec![(Kind::Pod, pod("a", "10.0.0.1", "web"))]);
+    hub.take(Kind::Pod, News::Failed("watch: forbidden".into()));
+    let events = hub.due();
+    let watch = WatchStatus {
+        kind: "Pod".into(),
+        connected: false,
+        synced: true,
+        error: Some("watch: forbidden".into()),
+    };
+    let fault = "Pod cannot be watched: watch: forbidden; the last state stays in force";
+    assert_eq!(events, [Event::Watch(watch.clone()), Event::Faults(vec![fault.into()])]);
+    hub.take(Kind::Pod, News::Connected);
+    let watch = WatchStatus { connected: true, error: None, ..watch };
+    assert_eq!(hub.due(), [Event::Watch(watch), Event::Faults(Vec::new())]);
+}
+
+#[test]
+fn pods_in_trouble_are_said_with_their_reason_as_long_as_they_are_there() {
+    let mut more = pod("b", "10.0.0.2", "web");
+    more.uid = "u-b".into();
+    let first = vec![(Kind::Pod, pod("a", "10.0.0.1", "web")), (Kind::Pod, more)];
+    let (mut hub, to_say) = synced(first);
+    let why = |state| (state, "because".to_owned());
+    hub.pods = PodTroubles::from([
+        ("x/a".into(), why(EnforcementState::Closed)),
+        ("x/b".into(), why(EnforcementState::NotEnforced)),
+        ("x/unknown".into(), why(EnforcementState::NotEnforced)),
+    ]);
+    hub.say();
+    let said = |to_say: &latest::Receiver<Vec<Trouble>>| -> Vec<(String, Reason)> {
+        let troubles = to_say.borrow();
+        troubles.iter().map(|t| (t.regarding.uid.to_string(), t.reason)).collect()
+    };
+    let expected = [("u".into(), Reason::PodClosed), ("u-b".into(), Reason::NotEnforced)];
+    assert_eq!(said(&to_say), expected);
+    assert!(to_say.borrow()[0].note.ends_with(": because"));
+    // The second is another pod from now on.
+    let mut again = pod("b", "10.0.0.3", "web");
+    again.uid = "u-c".into();
+    hub.take(Kind::Pod, News::Changed(again));
+    hub.due();
+    assert_eq!(said(&to_say)[1], ("u-c".into(), Reason::NotEnforced));
+}
+
+#[test]
+fn a_node_that_does_not_exist_is_a_fault() {
+    let (mut hub, _to_say) = synced(Vec::new());
+    assert_eq!(hub.faults_now(), Vec::<String>::new());
+    hub.take(Kind::Node, News::Gone(node(NODE)));
+    assert!(faults(&hub.due())[0].starts_with("there is no Node node-1"));
+}

@@ -1,0 +1,129 @@
+//! Objects on the wire: converted while they are read, so that nothing but what compile needs is ever
+//! kept of a list or an event.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use ::kube::Resource;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::{Deserialize, Deserializer, Error as _};
+use serde_json::Value;
+
+use crate::convert::arrival::{self, Arrival};
+use crate::manifest::kinds::Kind;
+
+/// A kind of the API that is watched.
+pub(super) trait Watched: Resource<DynamicType = ()> + Send + Sync + 'static {
+    /// What sluice calls it.
+    const KIND: Kind;
+}
+
+impl Watched for NetworkPolicy {
+    const KIND: Kind = Kind::NetworkPolicy;
+}
+impl Watched for core::Namespace {
+    const KIND: Kind = Kind::Namespace;
+}
+impl Watched for core::Pod {
+    const KIND: Kind = Kind::Pod;
+}
+impl Watched for core::Service {
+    const KIND: Kind = Kind::Service;
+}
+impl Watched for EndpointSlice {
+    const KIND: Kind = Kind::EndpointSlice;
+}
+impl Watched for core::Node {
+    const KIND: Kind = Kind::Node;
+}
+
+/// An object as it arrived.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Object {
+    /// `namespace/name`, or the name alone.
+    pub(super) name: Box<str>,
+    /// Unique over time and cluster.
+    pub(super) uid: Box<str>,
+    /// What could be read of it.
+    pub(super) arrival: Arrival,
+}
+
+/// An [`Object`] of the API's kind `T`, as kube-rs wants it.
+pub(super) struct Wire<T> {
+    /// What the watch itself needs: the resource version.
+    metadata: ObjectMeta,
+    object: Object,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T> Wire<T> {
+    /// What arrived.
+    pub(super) fn into_object(self) -> Object {
+        self.object
+    }
+}
+
+impl<T> Clone for Wire<T> {
+    fn clone(&self) -> Self {
+        Self { metadata: self.metadata.clone(), object: self.object.clone(), kind: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Wire<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.object.fmt(f)
+    }
+}
+
+impl<'de, T: Watched> Deserialize<'de> for Wire<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let text = |field: &str| {
+            let found = value.pointer(&format!("/metadata/{field}"));
+            found.and_then(Value::as_str).map(str::to_owned)
+        };
+        let name = arrival::name(T::KIND, &value)
+            .ok_or_else(|| D::Error::custom(format!("a {} without a name", T::KIND.as_str())))?;
+        let metadata =
+            ObjectMeta { resource_version: text("resourceVersion"), ..ObjectMeta::default() };
+        let object = Object {
+            name: name.into(),
+            uid: text("uid").unwrap_or_default().into(),
+            arrival: arrival::read(T::KIND, &value),
+        };
+        Ok(Self { metadata, object, kind: PhantomData })
+    }
+}
+
+impl<T: Watched> Resource for Wire<T> {
+    type DynamicType = ();
+    type Scope = T::Scope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        T::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        T::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        T::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        T::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
