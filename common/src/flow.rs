@@ -332,10 +332,8 @@ const fn advance(mut flow: Flow, packet: &Packet, direction: Direction) -> Flow 
                 flow.state = FlowState::Closing as u32;
             }
         }
-        Transport::Sctp { chunk } => {
-            if ends_association(chunk) {
-                flow.state = FlowState::Closing as u32;
-            }
+        Transport::Sctp { chunk } if ends_association(chunk) => {
+            flow.state = FlowState::Closing as u32;
         }
         _ => {}
     }

@@ -71,8 +71,9 @@ impl Scene {
         }
         let room = maps::SCRATCH.get_ptr_mut(0)?.cast::<Self>();
         // SAFETY: within the room, as above.
-        let (its_endpoint, packet) =
-            unsafe { (&raw mut (*room).endpoint, &raw mut (*room).packet) };
+        let its_endpoint = unsafe { &raw mut (*room).endpoint };
+        // SAFETY: within the room, as above.
+        let packet = unsafe { &raw mut (*room).packet };
         // SAFETY: as above; an endpoint is words only.
         unsafe { words::copy(endpoint, its_endpoint) };
         // SAFETY: as above; zeros are an empty packet (as its type says).
