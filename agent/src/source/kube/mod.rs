@@ -45,7 +45,7 @@ use self::events::Reason;
 use self::gate::Gate;
 use self::store::{Store, Trouble};
 use self::watch::{Message, News};
-use super::{Event, PodTroubles, Refresh, Source};
+use super::{Event, Objects, PodTroubles, Refresh, Source};
 use crate::manifest::kinds::Kind;
 use crate::status::{EnforcementState, WatchStatus};
 
@@ -136,6 +136,7 @@ struct Hub {
     /// Of these, the ones that the agent has not been told of.
     stirred: BTreeSet<Kind>,
     faults: Vec<String>,
+    outcome: Objects,
     /// Pods whose policies are not in force, as the agent says.
     pods: PodTroubles,
     said: latest::Sender<Vec<Trouble>>,
@@ -152,6 +153,7 @@ impl Hub {
             watches: KINDS.into_iter().map(|kind| (kind, watch(kind))).collect(),
             stirred: KINDS.into(),
             faults: Vec::new(),
+            outcome: Objects::default(),
             pods: PodTroubles::new(),
             said,
         }
@@ -213,6 +215,11 @@ impl Hub {
             self.faults.clone_from(&faults);
             events.push(Event::Faults(faults));
             self.say();
+        }
+        let outcome = self.store.outcome();
+        if self.gate.is_open() && self.outcome != outcome {
+            self.outcome.clone_from(&outcome);
+            events.push(Event::Objects(outcome));
         }
         if self.gate.is_open() && !std::mem::replace(&mut self.synced, true) {
             events.push(Event::Synced);

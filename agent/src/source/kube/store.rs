@@ -19,6 +19,8 @@ use crate::convert::arrival::Arrival;
 use crate::convert::networkpolicy::NetworkPolicy;
 use crate::convert::{Fault, Item};
 use crate::manifest::kinds::Kind;
+use crate::source::objects::kind_label;
+use crate::source::{ObjectState, Objects};
 
 /// What is wrong with an object, and what follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,6 +159,30 @@ impl Store {
     /// Everything that is wrong with the objects now.
     pub(super) fn troubles(&self) -> impl Iterator<Item = &Trouble> {
         self.troubles.values()
+    }
+
+    /// What became of the objects.
+    pub(super) fn outcome(&self) -> Objects {
+        let mut counts = BTreeMap::new();
+        for (kind, known) in &self.kinds {
+            let whole = known.objects.len() as u64;
+            counts.insert((kind_label(kind.as_str()), ObjectState::Converted), whole);
+        }
+        for trouble in self.troubles.values() {
+            let label = kind_label(trouble.regarding.kind.as_str());
+            let state = match trouble.reason {
+                Reason::PolicyClosed | Reason::ServiceClosed => ObjectState::Closed,
+                Reason::PartlyRead => ObjectState::Partial,
+                Reason::NotRead => ObjectState::Rejected,
+                // Of pods, not of their objects.
+                Reason::NotEnforced | Reason::PodClosed => continue,
+            };
+            *counts.entry((label, state)).or_default() += 1;
+            if let Some(whole) = counts.get_mut(&(label, ObjectState::Converted)) {
+                *whole = whole.saturating_sub(1);
+            }
+        }
+        Objects { counts, ..Objects::default() }
     }
 
     /// The node of this agent is in the cluster.

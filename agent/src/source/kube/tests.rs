@@ -6,6 +6,7 @@ use sluice_policy::model::{PodName, PolicyName};
 use super::wire::Object;
 use super::*;
 use crate::convert::arrival;
+use crate::source::ObjectState;
 
 const NODE: &str = "node-1";
 
@@ -169,6 +170,13 @@ fn a_policy_that_cannot_be_converted_is_closed_and_said_until_it_is_good() {
     for part in ["NetworkPolicy x/p", "spec.ingress[0].from[0].ipBlock.cidr", "isolated"] {
         assert!(said[0].contains(part), "{said:?}");
     }
+    let outcome = events.iter().find_map(|event| match event {
+        Event::Objects(outcome) => Some(&outcome.counts),
+        _ => None,
+    });
+    let count = |state| outcome.and_then(|counts| counts.get(&("NetworkPolicy", state))).copied();
+    assert_eq!(count(ObjectState::Closed), Some(1));
+    assert_eq!(count(ObjectState::Converted), Some(0));
     let troubles = to_say.borrow_and_update().clone();
     assert_eq!(troubles.len(), 1);
     assert_eq!(troubles[0].reason, Reason::PolicyClosed);
