@@ -123,10 +123,10 @@ fn the_layout_is_the_one_on_record() {
         Record::Same => {}
         Record::OfAnotherVersion if is_to_be_written => std::fs::write(&path, &text).unwrap(),
         Record::OfAnotherVersion => {
-            assert_eq!(text, record, "the record is of another version: SLUICE_RECORD=1 writes it")
+            assert_eq!(text, record, "the record is of another version: SLUICE_RECORD=1 writes it");
         }
         Record::ChangedUnderItsVersion => {
-            assert_eq!(text, record, "the table layout has changed: raise ABI_VERSION")
+            assert_eq!(text, record, "the table layout has changed: raise ABI_VERSION");
         }
     }
 }
