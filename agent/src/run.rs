@@ -20,7 +20,7 @@ use crate::endpoint::links::{self, Links};
 use crate::metrics::{Inquiries, Timings};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel;
-use crate::source::{Event, Objects, PodTroubles, Refresh, Source};
+use crate::source::{Event, Objects, PodTrouble, PodTroubles, Refresh, Source};
 use crate::status::{EnforcementState, Status, WatchStatus};
 
 /// Links come in bursts; a scan waits this long for the rest of one.
@@ -337,13 +337,18 @@ impl<K: Kernel> Agent<K> {
 
     /// Tells the source which pods are in trouble now.
     fn tell_source(&self) {
-        let troubled = self.logged.iter().filter_map(|(pod, (state, reason))| match state {
-            EnforcementState::Enforced | EnforcementState::NotIsolated => None,
-            EnforcementState::NotEnforced | EnforcementState::Closed => {
-                Some((pod.clone(), (*state, reason.clone().unwrap_or_default())))
-            }
+        let troubled = self.logged.iter().filter_map(|(pod, (state, reason))| {
+            let trouble = match state {
+                EnforcementState::Enforced | EnforcementState::NotIsolated => return None,
+                EnforcementState::NotEnforced => PodTrouble::NotEnforced,
+                EnforcementState::Closed => PodTrouble::Closed,
+            };
+            let why = format!("{}: {}", state.label(), reason.as_deref().unwrap_or_default());
+            Some(((pod.clone(), trouble), why))
         });
-        let troubles: PodTroubles = troubled.collect();
+        let mut troubles: PodTroubles = troubled.collect();
+        let mixed = self.reconciler.mixed_services().into_iter();
+        troubles.extend(mixed.map(|(pod, why)| ((pod, PodTrouble::MixedBackends), why)));
         self.source.troubles.send_if_modified(|before| {
             let changed = *before != troubles;
             *before = troubles;
@@ -406,8 +411,7 @@ impl<K: Kernel> Agent<K> {
     }
 
     async fn status(&mut self) -> Status {
-        let mut faults = self.faults.clone();
-        faults.extend(self.reconciler.overflows());
+        let mut faults = self.faults_of_objects();
         faults.extend(self.failure.clone());
         Status {
             agent: true,

@@ -27,6 +27,7 @@ mod classes;
 mod describe;
 mod emit;
 mod labels;
+mod mixed;
 mod owners;
 mod ports;
 mod predicates;

@@ -123,6 +123,9 @@ fn case_36_backends_that_differ_close_the_service() {
     let mut world = world(vec![allow(pods("web"), Some(8080))]);
     world.services.insert(service_name("s"), service(&["10.0.0.2", "10.0.0.3"]));
     assert_eq!(says(&world, VIP, 80), "deny, mixed-backends");
+    let client = world.endpoints.keys().next().cloned().expect("the endpoint");
+    let mixed = compile(&world, Capacity::default()).mixed_services();
+    assert_eq!(mixed, [(client, [service_name("s")].into())].into());
     let text = explain(&world, &to(VIP, 80)).to_string();
     for part in [
         "10.96.0.1 (the address of service x/s, of which policy looks at the backends), TCP 80: denied",
@@ -172,6 +175,7 @@ fn case_39_the_pod_itself_is_always_allowed() {
     let mut world = world(Vec::new());
     world.services.insert(service_name("s"), service(&[CLIENT]));
     assert_eq!(says(&world, VIP, 80), "allow, self");
+    assert_eq!(compile(&world, Capacity::default()).mixed_services(), [].into());
     // Beside others it does not open the way to them, nor do they close the way to it alone.
     world.services.insert(service_name("s"), service(&[CLIENT, "10.0.0.2"]));
     assert_eq!(says(&world, VIP, 80), "deny, mixed-backends");

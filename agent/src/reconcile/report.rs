@@ -1,9 +1,9 @@
 //! What the reconciler says of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_common::abi::{Direction, RULE_MAX, RuleId, SLOT_NONE};
-use sluice_policy::model::{Action, PodName, RuleName};
+use sluice_policy::model::{Action, PodName, RuleName, ServiceName};
 
 use super::{Kernel, Reconciler};
 use crate::datapath::counters::Snapshot;
@@ -38,6 +38,21 @@ impl<K: Kernel> Reconciler<K> {
     /// Sets that did not fit and were closed, each with its endpoint.
     pub fn overflows(&self) -> Vec<String> {
         self.compiler.overflows().iter().map(ToString::to_string).collect()
+    }
+
+    /// By pod, the services that are closed to it because their backends get different verdicts, in
+    /// words.
+    pub fn mixed_services(&self) -> BTreeMap<String, String> {
+        let in_words = |services: BTreeSet<ServiceName>| {
+            let names: Vec<String> = services.iter().map(ToString::to_string).collect();
+            format!(
+                "closed to it (mixed-backends), because policies allow it some backends and not \
+                 others: Service {}; `sluice explain` lists them",
+                names.join(", Service ")
+            )
+        };
+        let mixed = self.compiler.mixed_services();
+        mixed.into_iter().map(|(pod, services)| (pod.to_string(), in_words(services))).collect()
     }
 
     /// Programs of others on an interface's hooks; none where it went away.

@@ -99,9 +99,16 @@ impl<K: Kernel> Agent<K> {
         if let Some(failure) = self.failure.as_ref().filter(|failure| !missing.contains(failure)) {
             missing.push(failure.clone());
         }
-        let mut notes = self.faults.clone();
-        notes.extend(self.reconciler.overflows());
-        Readiness { missing, notes }
+        Readiness { missing, notes: self.faults_of_objects() }
+    }
+
+    /// What is wrong with objects, and what is closed for it: nothing that the agent could mend.
+    pub(super) fn faults_of_objects(&self) -> Vec<String> {
+        let mut faults = self.faults.clone();
+        faults.extend(self.reconciler.overflows());
+        let mixed = self.reconciler.mixed_services().into_iter();
+        faults.extend(mixed.map(|(pod, why)| format!("{pod}: {why}")));
+        faults
     }
 
     /// What should be in the kernel and is not.

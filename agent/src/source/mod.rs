@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use sluice_policy::model::Change;
 use tokio::sync::{mpsc, watch};
 
-use crate::status::{EnforcementState, WatchStatus};
+use crate::status::WatchStatus;
 
 pub mod dir;
 pub mod kube;
@@ -41,8 +41,19 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refresh(pub u64);
 
-/// Pods whose policies are not in force, or not their own, by `namespace/name`, each with the reason.
-pub type PodTroubles = BTreeMap<String, (EnforcementState, String)>;
+/// What can be wrong with a pod of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PodTrouble {
+    /// Its policies are not in force.
+    NotEnforced,
+    /// It is isolated, because its policies do not fit the tables.
+    Closed,
+    /// Services are closed to it, because their backends get different verdicts.
+    MixedBackends,
+}
+
+/// Pods in trouble, by `namespace/name`, each with the reason in words.
+pub type PodTroubles = BTreeMap<(String, PodTrouble), String>;
 
 /// The agent's side of a running source.
 #[derive(Debug)]

@@ -67,6 +67,8 @@ pub(super) enum Reason {
     NotEnforced,
     /// A pod is isolated, because its policies do not fit the tables.
     PodClosed,
+    /// Services are closed to a pod, because their backends get different verdicts.
+    MixedBackends,
 }
 
 impl Reason {
@@ -79,6 +81,7 @@ impl Reason {
             Self::NotRead => "NotRead",
             Self::NotEnforced => "NotEnforced",
             Self::PodClosed => "PodClosed",
+            Self::MixedBackends => "MixedBackends",
         }
     }
 
@@ -90,7 +93,8 @@ impl Reason {
             | Self::ServiceClosed
             | Self::PartlyRead
             | Self::NotRead
-            | Self::PodClosed => Duration::ZERO,
+            | Self::PodClosed
+            | Self::MixedBackends => Duration::ZERO,
         }
     }
 }

@@ -45,9 +45,9 @@ use self::events::Reason;
 use self::gate::Gate;
 use self::store::{Store, Trouble};
 use self::watch::{Message, News};
-use super::{Event, Objects, PodTroubles, Refresh, Source};
+use super::{Event, Objects, PodTrouble, PodTroubles, Refresh, Source};
 use crate::manifest::kinds::Kind;
-use crate::status::{EnforcementState, WatchStatus};
+use crate::status::WatchStatus;
 
 /// The kinds that are watched.
 const KINDS: [Kind; 6] = [
@@ -259,15 +259,14 @@ impl Hub {
     /// Passes on what Events are to say.
     fn say(&self) {
         let mut troubles: Vec<Trouble> = self.store.troubles().cloned().collect();
-        for (pod, (state, why)) in &self.pods {
-            let reason = match state {
-                EnforcementState::NotEnforced => Reason::NotEnforced,
-                EnforcementState::Closed => Reason::PodClosed,
-                EnforcementState::Enforced | EnforcementState::NotIsolated => continue,
+        for ((pod, trouble), why) in &self.pods {
+            let reason = match trouble {
+                PodTrouble::NotEnforced => Reason::NotEnforced,
+                PodTrouble::Closed => Reason::PodClosed,
+                PodTrouble::MixedBackends => Reason::MixedBackends,
             };
             let Some(regarding) = self.store.regarding(pod) else { continue };
-            let note = format!("{}: {why}", state.label());
-            troubles.push(Trouble { regarding, reason, note });
+            troubles.push(Trouble { regarding, reason, note: why.clone() });
         }
         self.said.send_replace(troubles);
     }

@@ -175,7 +175,7 @@ impl Store {
                 Reason::PartlyRead => ObjectState::Partial,
                 Reason::NotRead => ObjectState::Rejected,
                 // Of pods, not of their objects.
-                Reason::NotEnforced | Reason::PodClosed => continue,
+                Reason::NotEnforced | Reason::PodClosed | Reason::MixedBackends => continue,
             };
             *counts.entry((label, state)).or_default() += 1;
             if let Some(whole) = counts.get_mut(&(label, ObjectState::Converted)) {

@@ -273,26 +273,31 @@ fn pods_in_trouble_are_said_with_their_reason_as_long_as_they_are_there() {
     more.uid = "u-b".into();
     let first = vec![(Kind::Pod, pod("a", "10.0.0.1", "web")), (Kind::Pod, more)];
     let (mut hub, to_say) = synced(first);
-    let why = |state| (state, "because".to_owned());
+    let because = || "because".to_owned();
     hub.pods = PodTroubles::from([
-        ("x/a".into(), why(EnforcementState::Closed)),
-        ("x/b".into(), why(EnforcementState::NotEnforced)),
-        ("x/unknown".into(), why(EnforcementState::NotEnforced)),
+        (("x/a".into(), PodTrouble::Closed), because()),
+        (("x/a".into(), PodTrouble::MixedBackends), because()),
+        (("x/b".into(), PodTrouble::NotEnforced), because()),
+        (("x/unknown".into(), PodTrouble::NotEnforced), because()),
     ]);
     hub.say();
     let said = |to_say: &latest::Receiver<Vec<Trouble>>| -> Vec<(String, Reason)> {
         let troubles = to_say.borrow();
         troubles.iter().map(|t| (t.regarding.uid.to_string(), t.reason)).collect()
     };
-    let expected = [("u".into(), Reason::PodClosed), ("u-b".into(), Reason::NotEnforced)];
+    let expected = [
+        ("u".into(), Reason::PodClosed),
+        ("u".into(), Reason::MixedBackends),
+        ("u-b".into(), Reason::NotEnforced),
+    ];
     assert_eq!(said(&to_say), expected);
-    assert!(to_say.borrow()[0].note.ends_with(": because"));
+    assert_eq!(to_say.borrow()[0].note, "because");
     // The second is another pod from now on.
     let mut again = pod("b", "10.0.0.3", "web");
     again.uid = "u-c".into();
     hub.take(Kind::Pod, News::Changed(again));
     hub.due();
-    assert_eq!(said(&to_say)[1], ("u-c".into(), Reason::NotEnforced));
+    assert_eq!(said(&to_say)[2], ("u-c".into(), Reason::NotEnforced));
 }
 
 #[test]
