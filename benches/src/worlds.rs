@@ -131,7 +131,7 @@ pub fn cluster_pod(number: u32, is_relabelled: bool) -> (PodName, Pod) {
     let node = format!("node-{}", number / 110);
     (
         PodName { namespace, name },
-        Pod { labels, addresses, node, host_network: false, ports, created: 0 },
+        Pod { labels, addresses, node, host_network: false, ports, ..Pod::default() },
     )
 }
 

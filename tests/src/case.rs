@@ -69,10 +69,13 @@ impl fmt::Display for Case {
 }
 
 fn write_pod(f: &mut fmt::Formatter<'_>, name: &PodName, pod: &Pod) -> fmt::Result {
-    let Pod { labels, addresses, node: _, host_network, ports, created } = pod;
+    let Pod { labels, addresses, finished, node: _, host_network, ports, created } = pod;
     write!(f, "pod {name} {labels:?} {addresses:?} created {created}")?;
     if *host_network {
         write!(f, " host-network")?;
+    }
+    if *finished {
+        write!(f, " finished")?;
     }
     for port in ports {
         write!(f, " `{}`={} {}", port.name, port.protocol, port.port)?;

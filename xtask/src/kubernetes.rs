@@ -48,7 +48,8 @@ pub(crate) fn assets() -> anyhow::Result<Option<PathBuf>> {
     if let Some(given) = env::var_os(ASSETS).map(PathBuf::from)
         && has_all(&given)
     {
-        return Ok(Some(given));
+        let whole = given.canonicalize().with_context(|| given.display().to_string())?;
+        return Ok(Some(whole));
     }
     let home = env::var_os("HOME").context("HOME is not set")?;
     let cache = Path::new(&home).join(".cache/sluice/kubernetes");
@@ -65,6 +66,10 @@ pub(crate) fn assets() -> anyhow::Result<Option<PathBuf>> {
         return Ok(None);
     };
     fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    // A build that is broken off leaves programs of two versions, and no note.
+    if note.exists() {
+        fs::remove_file(&note).with_context(|| note.display().to_string())?;
+    }
     println!("kube-apiserver and etcd are built once, which takes minutes:");
     for built in PROGRAMS {
         build(&go, built, &cache)?;

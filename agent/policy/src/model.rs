@@ -87,6 +87,8 @@ pub struct Pod {
     /// Addresses, at most one per family. Empty while it has none, and once it has finished: a
     /// finished pod releases its addresses.
     pub addresses: Vec<IpAddr>,
+    /// It has succeeded or failed, and does not run any more.
+    pub finished: bool,
     /// Node that it runs on; empty while it is not scheduled.
     pub node: String,
     /// It uses its node's network: neither subject nor peer of a policy.

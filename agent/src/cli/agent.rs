@@ -109,7 +109,7 @@ pub struct AgentArguments {
     #[arg(long, value_name = "FORMAT", env = "SLUICE_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
     /// Remove programs, pins and notes: nothing is enforced on this node any more
-    #[arg(long, conflicts_with_all = ["node_name", "source", "kubeconfig", "trace"])]
+    #[arg(long)]
     uninstall: bool,
 }
 

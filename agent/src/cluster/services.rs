@@ -35,7 +35,7 @@ pub(crate) fn resolve(
     let resolve_port = |port: &service::ServicePort| {
         let mut backends = match slices {
             [] => from_selector(service, port, pods),
-            slices => from_slices(port, slices),
+            slices => from_slices(port, slices, service.is_node_local),
         };
         backends.sort();
         backends.dedup();
@@ -72,9 +72,15 @@ fn target_port(port: &service::ServicePort, pod: &Pod) -> Option<u16> {
     }
 }
 
-/// Ready endpoints, or, where none is, those that still serve on their way out.
-fn from_slices(port: &service::ServicePort, slices: &[&EndpointSlice]) -> Vec<Backend> {
-    let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
+/// Ready endpoints, or, where none of a family is, those that still serve on their way out. Of a
+/// service whose endpoints count on their own node alone (`internalTrafficPolicy: Local`) each node
+/// chooses by itself: it can be any of both.
+fn from_slices(
+    port: &service::ServicePort,
+    slices: &[&EndpointSlice],
+    is_node_local: bool,
+) -> Vec<Backend> {
+    let (mut ready, mut leaving) = (BTreeSet::new(), BTreeSet::new());
     for slice in slices {
         let matching =
             slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
@@ -86,11 +92,21 @@ fn from_slices(port: &service::ServicePort, slices: &[&EndpointSlice]) -> Vec<Ba
             let backend = Backend { address, port: target };
             if endpoint.ready {
                 ready.insert(backend);
-            } else if endpoint.serving {
-                serving.insert(backend);
+            } else if endpoint.serves_to_its_end {
+                leaving.insert(backend);
             }
         }
     }
-    let chosen = if ready.is_empty() { serving } else { ready };
-    chosen.into_iter().collect()
+    let of_family = |backends: &BTreeSet<Backend>, ipv4| -> Vec<Backend> {
+        backends.iter().filter(|b| b.address.is_ipv4() == ipv4).copied().collect()
+    };
+    let mut chosen = Vec::new();
+    for ipv4 in [true, false] {
+        let ready = of_family(&ready, ipv4);
+        if ready.is_empty() || is_node_local {
+            chosen.extend(of_family(&leaving, ipv4));
+        }
+        chosen.extend(ready);
+    }
+    chosen
 }

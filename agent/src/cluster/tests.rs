@@ -217,3 +217,39 @@ endpoints:
     let text = text.replace("ready: true", "ready: false");
     assert_eq!(backends(&cluster(&text)), ["10.1.0.1 1234"]);
 }
+
+/// Without this, whoever may make a service could lead pods past their policies to any address.
+#[test]
+fn what_kube_proxy_does_not_translate_is_no_address_of_a_service() {
+    let with = |field: &str| SERVICE.replace("spec: {", &format!("spec: {{{field}"));
+    let addresses = |text: &str| {
+        let name = ServiceName { namespace: "x".into(), name: "s".into() };
+        cluster(&format!("{DEPLOYMENT}{text}")).world.services[&name].addresses.clone()
+    };
+    let external: IpAddr = "198.51.100.7".parse().expect("an address");
+    let translated = with("externalIPs: [198.51.100.7], ");
+    assert!(addresses(&translated).contains(&external));
+    let headless = with("externalIPs: [198.51.100.7], clusterIP: None, ");
+    let others = "{name: s, namespace: x, labels: {service.kubernetes.io/service-proxy-name: own}}";
+    let left_to_others = translated.replace("{name: s, namespace: x}", others);
+    for text in [headless, left_to_others] {
+        assert_eq!(addresses(&text), [] as [IpAddr; 0], "{text}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_published_counts_as_ready_while_it_terminates() {
+    let slice = "
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s-1, namespace: x, labels: {kubernetes.io/service-name: s}}
+addressType: IPv4
+ports: [{name: h, port: 1234}]
+endpoints:
+- {addresses: [10.1.0.2], conditions: {ready: true}}
+- {addresses: [10.1.0.1], conditions: {ready: true, serving: false, terminating: true}}
+";
+    let text = format!("{DEPLOYMENT}{SERVICE}{slice}");
+    assert_eq!(backends(&cluster(&text)), ["10.1.0.1 1234", "10.1.0.2 1234"]);
+}

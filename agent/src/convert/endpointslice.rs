@@ -30,10 +30,11 @@ pub struct EndpointSlice {
 pub struct Endpoint {
     /// Its addresses: the first counts, the others are the same endpoint.
     pub addresses: Vec<IpAddr>,
-    /// New connections may go to it.
+    /// New connections may go to it. One that terminates is ready only where its service publishes
+    /// addresses that are not.
     pub ready: bool,
-    /// It answers although it is on its way out; used where nothing is ready.
-    pub serving: bool,
+    /// It answers, and is on its way out: used where nothing is ready.
+    pub serves_to_its_end: bool,
 }
 
 /// One port of all endpoints of a slice.
@@ -129,9 +130,9 @@ fn convert_endpoint(
     }
     let api::EndpointConditions { ready, serving, terminating } =
         endpoint.conditions.unwrap_or_default();
-    // The API says: an unset `ready` is true; an unset `serving` follows `ready`.
-    let ready = ready.unwrap_or(true) && !terminating.unwrap_or(false);
-    Endpoint { addresses, ready, serving: serving.unwrap_or(ready) }
+    // As kube-proxy reads them: unset, `ready` and `serving` are true and `terminating` is not.
+    let serves_to_its_end = serving.unwrap_or(true) && terminating.unwrap_or(false);
+    Endpoint { addresses, ready: ready.unwrap_or(true), serves_to_its_end }
 }
 
 fn convert_port(

@@ -200,6 +200,7 @@ impl Pod {
         model::Pod {
             labels: self.labels.clone(),
             addresses: if self.finished { Vec::new() } else { self.addresses.clone() },
+            finished: self.finished,
             node: self.node.clone(),
             host_network: self.spec.host_network,
             ports: self.spec.named.clone(),

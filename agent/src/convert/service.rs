@@ -20,7 +20,8 @@ pub struct Service {
     pub name: String,
     /// Where its own address comes from.
     pub address: ServiceAddress,
-    /// Further addresses that lead to it: external and load-balancer addresses.
+    /// Further addresses that kube-proxy translates: external addresses, and those of load balancers
+    /// that do not translate themselves (`ipMode: Proxy`).
     pub external: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
@@ -28,7 +29,13 @@ pub struct Service {
     pub selector: Option<Labels>,
     /// Pods count although they are not ready.
     pub publish_not_ready: bool,
+    /// On each node only the endpoints of that node count (`internalTrafficPolicy: Local`).
+    pub is_node_local: bool,
 }
+
+/// Labels of services that kube-proxy leaves to others.
+const NOT_TRANSLATED: [&str; 2] =
+    ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
 
 /// Where a service's own address comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +44,8 @@ pub enum ServiceAddress {
     Given(Vec<IpAddr>),
     /// To be assigned.
     Assigned,
-    /// `clusterIP: None`, or a service that is only a DNS name.
+    /// There is none, and nothing translates its external addresses either: `clusterIP: None`, a
+    /// service that is only a DNS name, or one that kube-proxy is told to leave to others.
     None,
 }
 
@@ -101,9 +109,16 @@ pub fn readable(service: api::Service) -> (Service, Vec<At<ServiceError>>) {
     let mut external =
         parse_all("spec.externalIPs", spec.external_ips.iter().flatten(), &mut problems);
     let ingress = status.and_then(|s| s.load_balancer).and_then(|b| b.ingress).unwrap_or_default();
-    let balanced = ingress.iter().filter_map(|i| i.ip.as_ref());
+    let is_translated = |i: &&api::LoadBalancerIngress| i.ip_mode.as_deref() != Some("Proxy");
+    let balanced = ingress.iter().filter(is_translated).filter_map(|i| i.ip.as_ref());
     external.extend(parse_all("status.loadBalancer.ingress", balanced, &mut problems));
-    let address = own_address(&spec, &mut problems);
+    let mut address = own_address(&spec, &mut problems);
+    if NOT_TRANSLATED.iter().any(|label| meta.labels.get(label).is_some()) {
+        address = ServiceAddress::None;
+    }
+    if address == ServiceAddress::None {
+        external.clear();
+    }
     let mut ports = Vec::new();
     for (i, port) in spec.ports.into_iter().flatten().enumerate() {
         ports.extend(convert_port(&format!("spec.ports[{i}]"), port, &mut problems));
@@ -116,6 +131,7 @@ pub fn readable(service: api::Service) -> (Service, Vec<At<ServiceError>>) {
         ports,
         selector: spec.selector.filter(|s| !s.is_empty()).map(Labels::from_iter),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        is_node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
     };
     (value, problems.0)
 }

@@ -108,7 +108,7 @@ impl<K: Kernel> Reconciler<K> {
             self.site.complete(change);
             if let Change::Pod(name, pod) = change {
                 match pod {
-                    Some(pod) if pod.node == self.node && !pod.host_network => {
+                    Some(pod) if pod.node == self.node && !pod.host_network && !pod.finished => {
                         let local =
                             LocalPod { addresses: pod.addresses.clone(), created: pod.created };
                         self.local.insert(name.clone(), local);

@@ -189,6 +189,17 @@ fn tables_are_flipped_before_an_interface_is_led_and_attached() {
 }
 
 #[test]
+fn a_finished_pod_is_none_that_should_be_enforced() {
+    let mut setup = Setup::new(Recorder::default());
+    let finished = Pod { node: "n".into(), finished: true, ..Pod::default() };
+    setup.reconciler.change(vec![Change::Pod(name("job"), Some(finished)), pod("a", 1), policy()]);
+    setup.reconciler.found(scan(&[(5, 1)]));
+    setup.reconcile();
+    let pods: Vec<String> = setup.reconciler.endpoints().into_iter().map(|e| e.pod).collect();
+    assert_eq!(pods, ["x/a"]);
+}
+
+#[test]
 fn an_interface_is_detached_after_its_pod_is_not_isolated_in_the_tables() {
     let mut setup = Setup::new(Recorder::default());
     setup.reconciler.change(vec![pod("a", 1), policy()]);

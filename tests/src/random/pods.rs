@@ -72,6 +72,7 @@ pub(super) fn pod(dice: &mut Dice) -> Pod {
     Pod {
         labels: labels(dice),
         addresses: families.iter().map(|v6| address(dice, *v6)).collect(),
+        finished: false,
         node: "node-1".to_owned(),
         host_network,
         ports: named_ports(dice),

@@ -1,8 +1,8 @@
 //! The first-list gate: nothing leaves before the first list of every kind is complete.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
-use sluice_policy::model::Change;
+use sluice_policy::model::{Change, PodName, PolicyName, ServiceName};
 
 use crate::manifest::kinds::Kind;
 
@@ -11,13 +11,40 @@ use crate::manifest::kinds::Kind;
 pub(super) struct Gate {
     /// Kinds whose first list is not complete.
     missing: BTreeSet<Kind>,
-    held: Vec<Change>,
+    /// While it is closed, only the last change of each object: it may be closed for long.
+    held: HashMap<Key, Change>,
+    /// While it is open.
+    passing: Vec<Change>,
+}
+
+/// What a change is about.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Namespace(String),
+    Pod(PodName),
+    Policy(PolicyName),
+    Service(ServiceName),
+    Endpoint(PodName),
+    OwnHost,
+}
+
+impl Key {
+    fn of(change: &Change) -> Self {
+        match change {
+            Change::Namespace(name, _) => Self::Namespace(name.clone()),
+            Change::Pod(name, _) => Self::Pod(name.clone()),
+            Change::Policy(name, _) => Self::Policy(name.clone()),
+            Change::Service(name, _) => Self::Service(name.clone()),
+            Change::Endpoint(name, _) => Self::Endpoint(name.clone()),
+            Change::OwnHost(_) => Self::OwnHost,
+        }
+    }
 }
 
 impl Gate {
     /// Closed until every one of these kinds is complete.
     pub(super) fn new(kinds: impl IntoIterator<Item = Kind>) -> Self {
-        Self { missing: kinds.into_iter().collect(), held: Vec::new() }
+        Self { missing: kinds.into_iter().collect(), held: HashMap::new(), passing: Vec::new() }
     }
 
     /// True once all first lists are complete.
@@ -37,7 +64,11 @@ impl Gate {
 
     /// Takes changes on their way.
     pub(super) fn hold(&mut self, changes: Vec<Change>) {
-        self.held.extend(changes);
+        if self.is_open() {
+            self.passing.extend(changes);
+        } else {
+            self.held.extend(changes.into_iter().map(|change| (Key::of(&change), change)));
+        }
     }
 
     /// The changes that may go on: none while the gate is closed. What rules and selectors look at
@@ -47,7 +78,9 @@ impl Gate {
         if !self.is_open() {
             return Vec::new();
         }
-        let mut changes = std::mem::take(&mut self.held);
+        let held = std::mem::take(&mut self.held);
+        let mut changes: Vec<Change> = held.into_values().collect();
+        changes.append(&mut self.passing);
         changes.sort_by_key(rank);
         changes
     }
@@ -86,5 +119,16 @@ mod tests {
         assert_eq!(gate.release(), []);
         gate.hold(vec![pod.clone()]);
         assert_eq!(gate.release(), [pod]);
+    }
+
+    #[test]
+    fn of_an_object_that_changes_while_the_gate_is_closed_the_last_change_is_kept() {
+        let mut gate = Gate::new([Kind::Namespace]);
+        let labels = |value| Some(Labels::from([("purpose", value)]));
+        for value in ["a", "b", "c"] {
+            gate.hold(vec![Change::Namespace("x".into(), labels(value))]);
+        }
+        gate.complete(Kind::Namespace);
+        assert_eq!(gate.release(), [Change::Namespace("x".into(), labels("c"))]);
     }
 }

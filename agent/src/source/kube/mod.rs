@@ -39,6 +39,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use sluice_policy::model::Change;
 use tokio::sync::{mpsc, watch as latest};
+use tokio::task::JoinSet;
 
 pub use self::client::{ConfigError, config};
 use self::events::Reason;
@@ -79,16 +80,17 @@ pub fn start(config: Config, node: String) -> Result<Source, ::kube::Error> {
     let (said, to_say) = latest::channel(Vec::new());
     let (news, arriving) = mpsc::channel(QUEUE);
     let own_node = Some(format!("metadata.name={node}"));
-    tokio::spawn(watch::watch::<core::Namespace>(config.clone(), None, news.clone()));
-    tokio::spawn(watch::watch::<core::Node>(config.clone(), own_node, news.clone()));
-    tokio::spawn(watch::watch::<core::Pod>(config.clone(), None, news.clone()));
-    tokio::spawn(watch::watch::<core::Service>(config.clone(), None, news.clone()));
-    tokio::spawn(watch::watch::<EndpointSlice>(config.clone(), None, news.clone()));
-    tokio::spawn(watch::watch::<NetworkPolicy>(config, None, news.clone()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watch::watch::<core::Namespace>(config.clone(), None, news.clone()));
+    tasks.spawn(watch::watch::<core::Node>(config.clone(), own_node, news.clone()));
+    tasks.spawn(watch::watch::<core::Pod>(config.clone(), None, news.clone()));
+    tasks.spawn(watch::watch::<core::Service>(config.clone(), None, news.clone()));
+    tasks.spawn(watch::watch::<EndpointSlice>(config.clone(), None, news.clone()));
+    tasks.spawn(watch::watch::<NetworkPolicy>(config, None, news.clone()));
     tokio::spawn(events::record(client, node.clone(), to_say));
     // The hub holds a sender itself, so that it outlives a watch that cannot even be begun.
     let hub = Hub::new(node, said);
-    tokio::spawn(run(hub, Inbox { arriving, refreshes, pods, _news: news }, sender));
+    tokio::spawn(run(hub, Inbox { arriving, refreshes, pods, tasks, _news: news }, sender));
     Ok(Source { name, events, refresh, troubles })
 }
 
@@ -97,6 +99,8 @@ struct Inbox {
     arriving: mpsc::Receiver<Message>,
     refreshes: mpsc::Receiver<Refresh>,
     pods: latest::Receiver<PodTroubles>,
+    /// One for each watch. None ends by itself.
+    tasks: JoinSet<()>,
     _news: mpsc::Sender<Message>,
 }
 
@@ -109,6 +113,13 @@ async fn run(mut hub: Hub, mut inbox: Inbox, events: mpsc::Sender<Event>) {
             Ok(()) = inbox.pods.changed() => {
                 hub.pods = inbox.pods.borrow_and_update().clone();
                 hub.say();
+            }
+            // Without one of its watches the agent would go on and never know; ended, it is started
+            // again, and what is enforced stays enforced meanwhile.
+            Some(ended) = inbox.tasks.join_next() => {
+                let error = ended.err().map(|error| error.to_string()).unwrap_or_default();
+                tracing::error!(error, "a watch has broken down");
+                return;
             }
             // The agent is gone.
             else => return,

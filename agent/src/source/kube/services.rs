@@ -80,10 +80,10 @@ impl Services {
         let whole = *whole && slices().all(|slice| slice.whole);
         let slices: Vec<&EndpointSlice> = slices().map(|slice| &slice.object).collect();
         let mut addresses = match &service.address {
-            ServiceAddress::Given(addresses) => addresses.clone(),
+            ServiceAddress::Given(own) => own.iter().chain(&service.external).copied().collect(),
+            // Until it has an address of its own kube-proxy translates none.
             ServiceAddress::Assigned | ServiceAddress::None => Vec::new(),
         };
-        addresses.extend(&service.external);
         addresses.sort();
         addresses.dedup();
         let mut ports = cluster::resolve_service(service, &slices, &BTreeMap::new());
