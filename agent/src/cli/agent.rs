@@ -1,6 +1,7 @@
 //! `sluice agent`: the per-node daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -8,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use sluice_policy::model::PodName;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -232,10 +235,25 @@ async fn serve_metrics(args: &AgentArguments) -> anyhow::Result<Inquiries> {
     Ok(inquiries)
 }
 
+/// Takes the lock of the notes' directory: those of one agent mean nothing to another's tables.
+fn hold_state_dir(path: &Path) -> anyhow::Result<Flock<File>> {
+    let directory = File::open(path).with_context(|| path.display().to_string())?;
+    match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+        Ok(held) => Ok(held),
+        Err((_, Errno::EWOULDBLOCK)) => bail!(
+            "another agent keeps its notes in {}: end that one, or give this one a directory of its \
+             own with --state-dir",
+            path.display()
+        ),
+        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
 async fn enforce(args: &AgentArguments, node: &str, origin: Origin) -> anyhow::Result<()> {
     let pins = Pins::hold(&args.bpffs)?;
     std::fs::create_dir_all(&args.state_dir)
         .with_context(|| format!("cannot make {}", args.state_dir.display()))?;
+    let _held = hold_state_dir(&args.state_dir)?;
     let notes = State::load(&args.state_dir).unwrap_or_else(|error| {
         tracing::warn!(%error, "going on without notes");
         None
@@ -351,7 +369,7 @@ fn uninstall(bpffs: &Path, state_dir: &Path) -> anyhow::Result<()> {
 }
 
 /// What kube-rs warns of is logged here once, as a fault, and not at every attempt.
-const DEFAULT_LOG: &str = "info,kube_runtime=error,kube_client=error";
+const DEFAULT_LOG: &str = "info,kube_runtime=error,kube_client=off";
 
 fn log_to_stderr(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG")

@@ -12,7 +12,7 @@ use hyper::header::{ACCEPT, CONTENT_TYPE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -20,10 +20,13 @@ use super::encode::{Format, encode};
 use super::{Asker, Readiness};
 
 /// Conversations at a time. Further ones wait: they must not take the agent's descriptors.
-const CONVERSATIONS: usize = 16;
+const CONVERSATIONS: usize = 64;
+
+/// The longest wait for a request: who connects and says nothing must not hold up the kubelet's probe.
+const REQUEST: Duration = Duration::from_secs(2);
 
 /// The longest conversation: one request and its answer.
-const CONVERSATION: Duration = Duration::from_secs(30);
+const CONVERSATION: Duration = Duration::from_secs(10);
 
 /// A loop that has not turned for so long is stuck. Its longest step, the first load of a great
 /// cluster, takes seconds.
@@ -71,7 +74,8 @@ async fn converse(stream: TcpStream, asker: Asker, options: Options) {
         async move { Ok::<_, Infallible>(answer(&request, &asker, &options).await) }
     });
     let mut server = http1::Builder::new();
-    let conversation = server.keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    server.timer(TokioTimer::new()).header_read_timeout(REQUEST).keep_alive(false);
+    let conversation = server.serve_connection(TokioIo::new(stream), service);
     let _ = tokio::time::timeout(CONVERSATION, conversation).await;
 }
 

@@ -149,6 +149,7 @@ pub(crate) fn pod() -> impl Strategy<Value = Pod> {
                 host_network,
                 ports: ports.collect(),
                 created,
+                finished: false,
             }
         },
     )
