@@ -104,14 +104,14 @@ impl Drop for Process {
 
 /// A thread in the namespace that runs futures.
 #[derive(Debug)]
-struct Runtime {
-    handle: Handle,
+pub(crate) struct Runtime {
+    pub(crate) handle: Handle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Runtime {
-    fn new(netns: &Path) -> Self {
+    pub(crate) fn new(netns: &Path) -> Self {
         let netns = fs::File::open(netns).expect("the namespace");
         let (sender, receiver) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();

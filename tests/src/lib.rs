@@ -8,6 +8,7 @@ pub mod node;
 pub mod packet;
 pub mod random;
 pub mod scene;
+pub mod simulated;
 pub mod traffic;
 
 /// Fails with a message where the test does not run as root. `cargo xtask test` does.
