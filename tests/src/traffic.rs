@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::node::Node;
+use crate::node::{Node, allow_clients, pod};
 
 /// Address of the pod `client`.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -21,6 +21,17 @@ pub const SHUT: u16 = 81;
 
 /// Long for a packet on this machine, short for a person.
 pub const SOON: Duration = Duration::from_secs(1);
+
+/// A client, a server that only clients reach on [`OPEN`], and no agent yet. `binary` is the agent's.
+pub fn client_and_server(binary: &str) -> Node {
+    let mut node = Node::new(binary);
+    node.add_pod("client", CLIENT);
+    node.add_pod("server", SERVER);
+    node.write("client.yaml", &pod("client", CLIENT, "{app: client}"));
+    node.write("server.yaml", &pod("server", SERVER, "{app: server}"));
+    node.write("policy.yaml", &allow_clients(OPEN));
+    node
+}
 
 /// A socket in a pod, which waits at most [`SOON`].
 ///

@@ -13,21 +13,10 @@ use sluice_common::abi::{ABI_VERSION, Control, Direction, Versioned};
 use sluice_common::reason::Reason;
 use sluice_policy::diff::{KernelState, Op};
 use sluice_tests::node::{Node, allow_clients, pod, pod_created};
-use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, Traffic, bind};
+use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, Traffic, bind, client_and_server};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
-
-/// A client, a server that only clients reach on [`OPEN`], and no agent yet.
-fn client_and_server() -> Node {
-    let mut node = Node::new(BINARY);
-    node.add_pod("client", CLIENT);
-    node.add_pod("server", SERVER);
-    node.write("client.yaml", &pod("client", CLIENT, "{app: client}"));
-    node.write("server.yaml", &pod("server", SERVER, "{app: server}"));
-    node.write("policy.yaml", &allow_clients(OPEN));
-    node
-}
 
 /// Sends one datagram from a new socket in a pod, and says whether it came.
 fn reaches(node: &Node, from: &str, server: &UdpSocket) -> bool {
@@ -62,7 +51,7 @@ fn dropped(node: &Node, slot: u32) -> u64 {
 /// SEMANTICS 57.
 #[test]
 fn no_packet_is_judged_differently_while_agents_are_killed_and_started() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let mut agent = node.start_agent();
     let slot = node.endpoint("x/server").slot;
     let traffic = Traffic::start(&node);
@@ -88,7 +77,7 @@ fn no_packet_is_judged_differently_while_agents_are_killed_and_started() {
 /// SEMANTICS 61, over a restart.
 #[test]
 fn the_next_agent_adopts_everything_and_writes_nothing() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let agent = node.start_agent();
     let before = (state(&node), maps(&node).slots().expect("readable"));
     let notes = std::fs::read(node.state_dir().join("state.json")).expect("notes");
@@ -102,7 +91,7 @@ fn the_next_agent_adopts_everything_and_writes_nothing() {
 
 #[test]
 fn an_agent_without_notes_finds_its_endpoints_and_their_flows() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let agent = node.start_agent();
     let server = bind(&node, "server", SERVER, OPEN);
     assert!(reaches(&node, "client", &server));
@@ -120,7 +109,7 @@ fn an_agent_without_notes_finds_its_endpoints_and_their_flows() {
 /// SEMANTICS 53 and 60.
 #[test]
 fn a_pod_recreated_under_its_name_starts_afresh_and_its_old_address_is_nobodys() {
-    let mut node = client_and_server();
+    let mut node = client_and_server(BINARY);
     let _agent = node.start_agent();
     let server = bind(&node, "server", SERVER, OPEN);
     assert!(reaches(&node, "client", &server));
@@ -150,7 +139,7 @@ fn a_pod_recreated_under_its_name_starts_afresh_and_its_old_address_is_nobodys()
 
 #[test]
 fn healing_repairs_what_others_have_changed_in_the_kernel() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let agent = node.start_agent();
     let good = state(&node);
     let endpoint = node.endpoint("x/server");
@@ -185,7 +174,7 @@ fn healing_repairs_what_others_have_changed_in_the_kernel() {
 /// A new interface under an old index has no programs: it must not pass for the old one.
 #[test]
 fn an_interface_that_is_made_again_under_its_index_is_enforced_again() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let _agent = node.start_agent();
     let before = node.endpoint("x/server");
     node.remake_interface("server", &before.interfaces[0].name, "eth0", SERVER);
@@ -200,7 +189,7 @@ fn an_interface_that_is_made_again_under_its_index_is_enforced_again() {
 /// Notes that another state directory has kept say where pods were long ago.
 #[test]
 fn notes_older_than_the_kernel_are_not_believed() {
-    let mut node = client_and_server();
+    let mut node = client_and_server(BINARY);
     node.start_agent().stop();
     let notes = node.state_dir().join("state.json");
     let old = std::fs::read(&notes).expect("notes");
@@ -227,7 +216,7 @@ fn notes_older_than_the_kernel_are_not_believed() {
 /// A table whose pin is gone cannot be filled under the running programs.
 #[test]
 fn pins_that_are_half_there_are_replaced_as_a_whole() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     node.start_agent().kill();
     std::fs::remove_file(maps_of(&node.bpffs()).join("peers")).expect("removed");
     let _agent = node.start_agent();
@@ -241,7 +230,7 @@ fn pins_that_are_half_there_are_replaced_as_a_whole() {
 
 #[test]
 fn uninstalling_leaves_nothing_and_can_be_repeated() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let agent = node.start_agent();
     let shut = bind(&node, "server", SERVER, SHUT);
     assert!(!reaches(&node, "client", &shut));
@@ -261,7 +250,7 @@ fn uninstalling_leaves_nothing_and_can_be_repeated() {
 
 #[test]
 fn a_second_agent_on_the_same_pins_is_refused_and_changes_nothing() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let _agent = node.start_agent();
     let before = state(&node);
     let second = node.agent_command().output().expect("run");
@@ -274,7 +263,7 @@ fn a_second_agent_on_the_same_pins_is_refused_and_changes_nothing() {
 
 #[test]
 fn tables_of_another_layout_are_replaced_without_a_gap() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     node.start_agent().kill();
     let control: Control = maps(&node).control().expect("readable");
     set_abi_version(&node, Control { abi_version: ABI_VERSION + 1, ..control });
@@ -312,7 +301,7 @@ fn tables_of_another_layout_are_replaced_without_a_gap() {
 /// seen in part; what is in force stays, and the next agent makes new tables.
 #[test]
 fn generations_that_are_used_up_are_refused_and_then_replaced() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let agent = node.start_agent();
     let mut tables = maps(&node);
     tables.apply(&[Op::Flip(u32::MAX)]).expect("flipped");
@@ -341,7 +330,7 @@ fn set_abi_version(node: &Node, control: Control) {
 
 #[test]
 fn a_manifest_that_becomes_invalid_keeps_its_last_good_version_and_the_rest_goes_on() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let _agent = node.start_agent();
     let open = bind(&node, "server", SERVER, OPEN);
     let shut = bind(&node, "server", SERVER, SHUT);
@@ -364,7 +353,7 @@ fn a_manifest_that_becomes_invalid_keeps_its_last_good_version_and_the_rest_goes
 
 #[test]
 fn a_directory_that_vanishes_takes_no_policy_with_it() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let _agent = node.start_agent();
     let open = bind(&node, "server", SERVER, OPEN);
     let shut = bind(&node, "server", SERVER, SHUT);
@@ -379,7 +368,7 @@ fn a_directory_that_vanishes_takes_no_policy_with_it() {
 
 #[test]
 fn a_policy_that_goes_takes_the_programs_with_it() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let _agent = node.start_agent();
     let shut = bind(&node, "server", SERVER, SHUT);
     let ifindex = node.endpoint("x/server").interfaces[0].ifindex;

@@ -11,7 +11,7 @@ use sluice_common::abi::{Direction, RULE_MAX};
 use sluice_common::reason::Reason;
 use sluice_tests::http::{agent, sample};
 use sluice_tests::node::{Node, allow_clients, pod};
-use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, Traffic, bind};
+use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, Traffic, bind, client_and_server};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
 
@@ -19,16 +19,6 @@ const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
 fn trouble() -> Duration {
     let asked = std::env::var("SLUICE_CHAOS_SECONDS").ok();
     Duration::from_secs(asked.map_or(6, |text| text.parse().expect("a number of seconds")))
-}
-
-fn client_and_server() -> Node {
-    let mut node = Node::new(BINARY);
-    node.add_pod("client", CLIENT);
-    node.add_pod("server", SERVER);
-    node.write("client.yaml", &pod("client", CLIENT, "{app: client}"));
-    node.write("server.yaml", &pod("server", SERVER, "{app: server}"));
-    node.write("policy.yaml", &allow_clients(OPEN));
-    node
 }
 
 /// A change that leaves what client and server may do to each other as it is: another policy for the
@@ -54,7 +44,7 @@ spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress:
 /// The agent is killed every second, in whatever it is doing, and started again at once.
 #[test]
 fn killing_the_agent_every_second_while_policies_change_lets_nothing_through_and_loses_nothing() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let mut running = node.start_agent();
     let traffic = Traffic::start(&node);
     let (begun, mut round) = (Instant::now(), 0);
@@ -98,7 +88,7 @@ spec:
 
 #[test]
 fn a_table_that_is_too_small_closes_what_does_not_fit_says_so_and_recovers() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let _agent = node.start_agent();
     let client = bind(&node, "client", CLIENT, 30_000);
     let open = bind(&node, "server", SERVER, OPEN);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sluice::status::EnforcementState;
 use sluice_tests::http::{agent, get, sample};
 use sluice_tests::node::{METRICS, Node, allow_clients, pod};
-use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, bind};
+use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, bind, client_and_server};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
 
@@ -19,16 +19,6 @@ const DROPS: &str = r#"sluice_drop_packets_total{namespace="x",pod="server",dire
 const ALLOWED: &str =
     r#"sluice_allow_packets_total{namespace="x",pod="server",direction="ingress"}"#;
 const RULE: &str = r#"sluice_rule_packets_total{kind="NetworkPolicy",namespace="x",name="allow-clients",direction="ingress",rule="0",verdict="allow"}"#;
-
-fn client_and_server() -> Node {
-    let mut node = Node::new(BINARY);
-    node.add_pod("client", CLIENT);
-    node.add_pod("server", SERVER);
-    node.write("client.yaml", &pod("client", CLIENT, "{app: client}"));
-    node.write("server.yaml", &pod("server", SERVER, "{app: server}"));
-    node.write("policy.yaml", &allow_clients(OPEN));
-    node
-}
 
 /// Three allowed datagrams that arrive, and five forbidden ones before them.
 fn send_some(node: &Node, client: &UdpSocket, server: &UdpSocket) {
@@ -53,7 +43,7 @@ fn allowed(text: &str) -> f64 {
 
 #[test]
 fn packets_are_counted_over_a_restart_and_until_pod_and_policy_go() {
-    let mut node = client_and_server();
+    let mut node = client_and_server(BINARY);
     let first = node.start_agent();
     let before = agent(&node, "/metrics").body;
     assert_eq!(numbers(&before), [Some(0.0); 2]);
@@ -87,7 +77,7 @@ fn packets_are_counted_over_a_restart_and_until_pod_and_policy_go() {
 
 #[test]
 fn promtool_finds_nothing_wrong_and_every_metric_is_there() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let _agent = node.start_agent();
     node.heal();
     let answer = agent(&node, "/metrics");
@@ -197,7 +187,7 @@ impl Drop for Prometheus {
 
 #[test]
 fn a_real_prometheus_scrapes_the_agent_and_forgets_a_pod_that_is_gone() {
-    let mut node = client_and_server();
+    let mut node = client_and_server(BINARY);
     let _agent = node.start_agent();
     let _prometheus = Prometheus::start(&node);
     Prometheus::wait_for(&node, "up", "1");
@@ -247,7 +237,7 @@ fn wait_for(node: &Node, text: &str) {
 
 #[test]
 fn a_policy_kind_that_is_not_enforced_is_named_everywhere_and_holds_nothing_up() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let _agent = node.start_agent();
     assert!(node.sluice(&["status"]).output().expect("run").status.success());
     let foreign = "apiVersion: cilium.io/v2
@@ -274,7 +264,7 @@ metadata: {namespace: x, name: theirs}
 
 #[test]
 fn a_pod_that_never_could_be_converted_is_listed_as_not_enforced() {
-    let node = client_and_server();
+    let node = client_and_server(BINARY);
     let _agent = node.start_agent();
     let bad = pod("stranger", SERVER, "{}").replace(&SERVER.to_string(), "10.0.0.300");
     node.write("stranger.yaml", &bad);
