@@ -1,22 +1,21 @@
 //! How the API server is reached.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use ::kube::client::ClientBuilder;
 use ::kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use ::kube::{Client, Config};
-use http::Response;
-use tokio::sync::Notify;
-use tower::util::MapResponseLayer;
+
+use super::pace::PaceLayer;
+use super::watch::TIMEOUT_MAX;
 
 /// For a connection to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection on which nothing arrives for so long is dead. Above the time after which the server
-/// ends every watch by itself.
-const READ_TIMEOUT: Duration = Duration::from_secs(310);
+/// ends every watch by itself; it sends a bookmark a minute besides.
+const READ_TIMEOUT: Duration = Duration::from_secs(TIMEOUT_MAX as u64 + 10);
 
 /// Why it is not known how to reach the API server.
 #[derive(Debug, thiserror::Error)]
@@ -50,22 +49,15 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConfigError> {
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
+    // Its attempts are up to minutes apart, and nobody learns of them; see `pace`.
+    config.default_retry = false;
     Ok(config)
 }
 
-/// A client that notifies `answered` of every request that succeeds: the stream of a watch says
-/// nothing when it begins, only when something changes.
+/// A client whose requests keep a pace; see [`PaceLayer`].
 ///
 /// # Errors
 /// What is wrong with the configuration: certificates, say.
-pub(super) fn observed(config: &Config, answered: Arc<Notify>) -> Result<Client, ::kube::Error> {
-    let layer = MapResponseLayer::new(move |response| note(response, &answered));
-    Ok(ClientBuilder::try_from(config.clone())?.with_layer(&layer).build())
-}
-
-fn note<B>(response: Response<B>, answered: &Notify) -> Response<B> {
-    if response.status().is_success() {
-        answered.notify_one();
-    }
-    response
+pub(super) fn paced(config: &Config, layer: &PaceLayer) -> Result<Client, ::kube::Error> {
+    Ok(ClientBuilder::try_from(config.clone())?.with_layer(layer).build())
 }

@@ -2,9 +2,12 @@
 //!
 //! The first list comes as a stream (`sendInitialEvents`): the server sends it from memory, one object
 //! at a time, and 5,000 nodes that start at once cost it no more than 5,000 watches. A server that
-//! cannot do that is asked for pages instead. After a failure kube-rs waits 0.8 to 30 s, with jitter,
-//! and goes on from the last version that it saw; where that is too old for the server (410), it lists
-//! again.
+//! cannot do that is asked for pages instead, until a list is needed again: it may have learned it by
+//! then. After a failure the watch goes on from the last version that it saw; where the server does not
+//! have that (any more, or not yet), it lists again. When it is asked again, `pace` says.
+//!
+//! A server that hangs is noticed when the next watch is due and gets no answer: after three minutes at
+//! the latest.
 
 use std::error::Error as _;
 use std::future::pending;
@@ -12,14 +15,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::kube::core::Status;
+use ::kube::runtime::watcher as watch_events;
 use ::kube::runtime::watcher::{self, Error, Event};
-use ::kube::runtime::{WatchStreamExt as _, watcher as watch_events};
-use ::kube::{Api, Config};
+use ::kube::{Api, Client, Config};
 use futures_util::StreamExt as _;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::client;
+use super::pace::{Pace, PaceLayer};
 use super::wire::{Object, Watched, Wire};
 use crate::manifest::kinds::Kind;
 
@@ -27,8 +32,15 @@ use crate::manifest::kinds::Kind;
 /// took the request for an ordinary watch.
 const STREAM_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Before a watch is begun from nothing.
-const AGAIN: Duration = Duration::from_secs(1);
+/// The server is asked to end each watch after so many seconds, at least.
+const TIMEOUT_MIN: u32 = 60;
+
+/// See [`TIMEOUT_MIN`]; in between, each watch of each agent has its own, so that they do not come
+/// together.
+pub(super) const TIMEOUT_MAX: u32 = 120;
+
+/// A watch that has lived for all of its time but this was ended in time.
+const TIMEOUT_SLACK: u32 = 2;
 
 /// What a watch says.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,18 +65,10 @@ pub(super) enum News {
 pub(super) type Message = (Kind, News);
 
 /// How a list is asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lists {
     Streamed,
     Paged,
-}
-
-/// Why a watch is begun anew.
-enum Ending {
-    /// Nobody listens any more.
-    Closed,
-    /// Lists are to be asked for differently.
-    Begin(Lists),
 }
 
 /// Watches all objects of a kind, or those that `fields` selects, until nobody listens.
@@ -74,72 +78,91 @@ pub(super) async fn watch<T: Watched>(
     news: mpsc::Sender<Message>,
 ) {
     let answered = Arc::new(Notify::new());
-    let client = match client::observed(&config, answered.clone()) {
-        Ok(client) => client,
+    let timeout = fastrand::u32(TIMEOUT_MIN..=TIMEOUT_MAX);
+    let whole = Duration::from_secs((timeout - TIMEOUT_SLACK).into());
+    let layer = PaceLayer::new(Pace::new(whole), answered.clone());
+    match client::paced(&config, &layer) {
+        Ok(client) => watch_by::<T>(client, &answered, fields, timeout, &news).await,
+        // Nothing will change that but another configuration: the watch never is.
         Err(error) => {
-            // Nothing will change that but another configuration: the watch never is.
             let _ = news.send((T::KIND, News::Failed(chain(&error)))).await;
-            return;
         }
-    };
-    let api: Api<Wire<T>> = Api::all(client);
-    let mut lists = Lists::Streamed;
-    loop {
-        let mut options = watcher::Config { field_selector: fields.clone(), ..Default::default() };
-        if lists == Lists::Streamed {
-            options = options.streaming_lists();
-        }
-        match follow(&api, options, lists, &answered, &news).await {
-            Ending::Closed => return,
-            Ending::Begin(next) => lists = next,
-        }
-        sleep(AGAIN).await;
     }
 }
 
+/// `answered` is notified of each of the client's requests that succeeds; `timeout` is in seconds.
+async fn watch_by<T: Watched>(
+    client: Client,
+    answered: &Notify,
+    fields: Option<String>,
+    timeout: u32,
+    news: &mpsc::Sender<Message>,
+) {
+    let api: Api<Wire<T>> = Api::all(client);
+    let paged =
+        watcher::Config { field_selector: fields, timeout: Some(timeout), ..Default::default() };
+    let mut lists = Lists::Streamed;
+    loop {
+        let options = match lists {
+            Lists::Streamed => paged.clone().streaming_lists(),
+            Lists::Paged => paged.clone(),
+        };
+        match follow(&api, options, lists, answered, news).await {
+            Some(next) => lists = next,
+            None => return,
+        }
+    }
+}
+
+/// Says what happens, until all has to be listed again: returns how. `None` where nobody listens.
 async fn follow<T: Watched>(
     api: &Api<Wire<T>>,
     options: watcher::Config,
     lists: Lists,
     answered: &Notify,
     news: &mpsc::Sender<Message>,
-) -> Ending {
-    let mut events = pin!(watch_events(api.clone(), options).default_backoff());
+) -> Option<Lists> {
+    let mut events = pin!(watch_events(api.clone(), options));
     let mut listing = true;
     // Runs while a streamed list is awaited from a server that has accepted to send one.
     let mut patience: Option<Instant> = None;
     loop {
-        let said = tokio::select! {
+        let (said, again) = tokio::select! {
             event = events.next() => match event {
-                Some(Ok(event)) => of_event(event),
+                Some(Ok(event)) => (Some(of_event(event)), None),
                 Some(Err(error)) => {
-                    patience = None;
-                    if let Some(ending) = restart(&error, lists) {
-                        return ending;
-                    }
-                    News::Failed(describe::<T>(&error))
+                    let again = restart(&error, lists, listing);
+                    // A refusal to stream is no failure: pages are asked for instead.
+                    let failed = (again != Some(Lists::Paged))
+                        .then(|| News::Failed(describe::<T>(&error)));
+                    (failed, again)
                 }
-                None => return Ending::Begin(lists),
+                None => (None, Some(Lists::Streamed)),
             },
             () = answered.notified() => {
-                patience = (listing && lists == Lists::Streamed).then(|| Instant::now() + STREAM_PATIENCE);
-                News::Connected
+                let is_awaited = listing && lists == Lists::Streamed;
+                patience = is_awaited.then(|| Instant::now() + STREAM_PATIENCE);
+                (Some(News::Connected), None)
             }
-            () = expire(patience) => return Ending::Begin(Lists::Paged),
+            () = expire(patience) => (None, Some(Lists::Paged)),
         };
         match &said {
-            News::Begin => listing = true,
-            News::Listed(_) => {
+            Some(News::Begin) => listing = true,
+            Some(News::Listed(_)) => {
                 patience = patience.map(|_| Instant::now() + STREAM_PATIENCE);
             }
-            News::Complete => {
+            Some(News::Complete) => {
                 listing = false;
                 patience = None;
             }
-            News::Connected | News::Failed(_) | News::Changed(_) | News::Gone(_) => {}
+            Some(News::Failed(_)) => patience = None,
+            Some(News::Connected | News::Changed(_) | News::Gone(_)) | None => {}
         }
-        if news.send((T::KIND, said)).await.is_err() {
-            return Ending::Closed;
+        if let Some(said) = said {
+            news.send((T::KIND, said)).await.ok()?;
+        }
+        if again.is_some() {
+            return again;
         }
     }
 }
@@ -161,15 +184,30 @@ fn of_event<T>(event: Event<Wire<T>>) -> News {
     }
 }
 
-/// Where kube-rs would try the same again for ever, although it cannot succeed.
-fn restart(error: &Error, lists: Lists) -> Option<Ending> {
-    let Error::WatchStartFailed(::kube::Error::Api(status)) = error else { return None };
-    match (status.code, lists) {
-        (410, _) => Some(Ending::Begin(lists)),
-        // Streams of lists are switched off, or unknown.
-        (400 | 422, Lists::Streamed) => Some(Ending::Begin(Lists::Paged)),
+/// How to begin from nothing, where the same again would not succeed, or not as well.
+fn restart(error: &Error, lists: Lists, listing: bool) -> Option<Lists> {
+    match error {
+        Error::WatchStartFailed(::kube::Error::Api(status)) => match (status.code, lists) {
+            // Streams of lists are switched off, or unknown.
+            (400 | 422, Lists::Streamed) if listing => Some(Lists::Paged),
+            // It does not know the version that the watch has come to, or takes it for none.
+            (400 | 410 | 422, _) => Some(Lists::Streamed),
+            // It is not there yet: its database was set back.
+            (504, _) if is_version_ahead(status) => Some(Lists::Streamed),
+            _ => None,
+        },
+        // Pages are asked for only as long as nothing goes wrong with them.
+        Error::InitialListFailed(_) => Some(Lists::Streamed),
         _ => None,
     }
+}
+
+/// The server has not reached the resource version that it was asked for.
+fn is_version_ahead(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let mut reasons = causes.map(|cause| cause.reason.as_str());
+    reasons.any(|reason| reason == "ResourceVersionTooLarge")
+        || status.message.contains("Too large resource version")
 }
 
 /// What failed, why, and what to do.
@@ -212,3 +250,6 @@ pub(super) fn chain(error: &::kube::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;
