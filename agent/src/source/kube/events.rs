@@ -7,21 +7,25 @@
 //!
 //! Events are a courtesy: where the server does not take them, status and log say the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod outbox;
+#[cfg(test)]
+mod tests;
+
 use std::hash::{DefaultHasher, Hasher as _};
 use std::time::Duration;
 
 use ::kube::api::PostParams;
+use ::kube::core::Status;
 use ::kube::{Api, Client};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use self::outbox::{Outbox, Outcome};
 use super::store::Trouble;
-use super::watch::chain;
 use crate::convert::meta::DEFAULT_NAMESPACE;
 use crate::manifest::kinds::Kind;
 
@@ -31,20 +35,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// A pod that is not enforced may just be starting.
 const HOLD: Duration = Duration::from_secs(10);
 
-/// A trouble that lasts is said again after this: Events are kept for an hour.
-const REPEAT: Duration = Duration::from_secs(3900);
-
-/// Events that may be sent at once; each leaves room for another after [`REFILL`].
-const BURST: u32 = 25;
-
-/// See [`BURST`].
-const REFILL: Duration = Duration::from_secs(5);
-
-/// After the server could not be reached.
-const RETRY: Duration = Duration::from_secs(10);
-
-/// All agents notice a broken policy at once; each waits for a part of this before it says so.
-const SPREAD: Duration = Duration::from_secs(3);
+/// For the server to take an Event. One that was lost on the way back has its name already.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Longest note that the API takes, in bytes.
 const NOTE_MAX: usize = 1024;
@@ -110,88 +102,23 @@ pub(super) struct Regarding {
     pub(super) uid: Box<str>,
 }
 
-/// How many Events may be sent now: many troubles at once must be no burden on the server, least of
-/// all where thousands of agents see the same ones.
-struct Budget {
-    left: u32,
-    /// From when on time counts towards the next.
-    since: Instant,
-}
-
-impl Budget {
-    fn full(now: Instant) -> Self {
-        Self { left: BURST, since: now }
-    }
-
-    /// True where another may be sent now, which then counts.
-    fn take(&mut self, now: Instant) -> bool {
-        while self.left < BURST && now - self.since >= REFILL {
-            self.left += 1;
-            self.since += REFILL;
-        }
-        if self.left == BURST {
-            self.since = now;
-        }
-        let some = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        some
-    }
-}
-
-/// What is known of a trouble that lasts.
-struct Lasting {
-    since: Instant,
-    said: Option<Instant>,
-}
-
 /// Says what is wrong until nobody knows any more.
 pub(super) async fn record(client: Client, node: String, mut now: watch::Receiver<Vec<Trouble>>) {
-    let mut lasting: BTreeMap<(Regarding, Reason, String), Lasting> = BTreeMap::new();
-    let mut refused = BTreeSet::new();
-    let mut budget = Budget::full(Instant::now());
+    let mut outbox = Outbox::new(&node, Instant::now());
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let spread = SPREAD.mul_f64(f64::from(hash(&node) as u32) / f64::from(u32::MAX));
     loop {
         tick.tick().await;
-        if now.has_changed().is_err() {
-            return;
+        match now.has_changed() {
+            Ok(true) => outbox.note(&now.borrow_and_update(), Instant::now()),
+            Ok(false) => {}
+            Err(_) => return,
         }
-        let troubles = now.borrow_and_update().clone();
-        let current: BTreeSet<_> = troubles.iter().map(key).collect();
-        lasting.retain(|key, _| current.contains(key));
-        for trouble in &troubles {
-            let state = lasting
-                .entry(key(trouble))
-                .or_insert_with(|| Lasting { since: Instant::now(), said: None });
-            let is_due = state.since.elapsed() >= trouble.reason.hold() + spread
-                && state.said.is_none_or(|said| said.elapsed() >= REPEAT);
-            if !is_due {
-                continue;
-            }
-            if !budget.take(Instant::now()) {
-                break;
-            }
-            match say(&client, &node, trouble).await {
-                Ok(()) => state.said = Some(Instant::now()),
-                Err(::kube::Error::Api(status)) => {
-                    if refused.insert(status.reason.clone()) {
-                        tracing::warn!("the API server takes no Events: {}", status.message);
-                    }
-                    state.said = Some(Instant::now());
-                }
-                Err(error) => {
-                    tracing::debug!("an Event could not be sent: {}", chain(&error));
-                    sleep(RETRY).await;
-                    break;
-                }
-            }
+        while let Some(trouble) = outbox.next(Instant::now()) {
+            let outcome = say(&client, &node, &trouble).await;
+            outbox.done(&trouble, outcome, Instant::now());
         }
     }
-}
-
-fn key(trouble: &Trouble) -> (Regarding, Reason, String) {
-    (trouble.regarding.clone(), trouble.reason, trouble.note.clone())
 }
 
 /// The same for every agent: no keys of its own.
@@ -201,14 +128,29 @@ fn hash(value: &impl std::hash::Hash) -> u64 {
     hasher.finish()
 }
 
-async fn say(client: &Client, node: &str, trouble: &Trouble) -> Result<(), ::kube::Error> {
+async fn say(client: &Client, node: &str, trouble: &Trouble) -> Outcome {
     let event = event(node, trouble);
     let namespace = event.metadata.namespace.clone().unwrap_or_default();
     let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
-    match events.create(&PostParams::default(), &event).await {
+    match timeout(PATIENCE, events.create(&PostParams::default(), &event)).await {
+        Ok(Ok(_)) => Outcome::Taken,
+        Ok(Err(::kube::Error::Api(status))) => outcome(&status),
+        Ok(Err(_)) | Err(_) => Outcome::Away(None),
+    }
+}
+
+/// What an answer other than "yes" means.
+fn outcome(status: &Status) -> Outcome {
+    match status.code {
         // Somebody else has said it, or we before a restart.
-        Err(::kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        done => done.map(|_| ()),
+        409 => Outcome::Taken,
+        // The rights may come, or the namespace is on its way out, and the trouble with it.
+        401 | 403 | 404 => Outcome::NotNow(status.message.clone()),
+        408 | 429 | 500.. => {
+            let asked_for = status.details.as_ref().map(|details| details.retry_after_seconds);
+            Outcome::Away(asked_for.map(|seconds| Duration::from_secs(seconds.into())))
+        }
+        _ => Outcome::Refused(status.message.clone()),
     }
 }
 
@@ -219,7 +161,8 @@ fn event(node: &str, trouble: &Trouble) -> Event {
         None => (None, &*regarding.name),
     };
     let digest = hash(&(&*regarding.uid, reason.as_str(), note));
-    let prefix = &name[..name.len().min(NAME_MAX)];
+    // A part of the Event's name must not end in a dot or dash, and a dot comes next.
+    let prefix = name[..name.floor_char_boundary(NAME_MAX)].trim_end_matches(['.', '-']);
     Event {
         metadata: ObjectMeta {
             namespace: Some(namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.into())),
@@ -253,40 +196,4 @@ fn fitting(note: &str) -> String {
     }
     let end = note.floor_char_boundary(NOTE_MAX - MORE.len());
     format!("{}{MORE}", &note[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn trouble(note: &str) -> Trouble {
-        let regarding =
-            Regarding { kind: Kind::NetworkPolicy, name: "x/p".into(), uid: "u-1".into() };
-        Trouble { regarding, reason: Reason::PolicyClosed, note: note.into() }
-    }
-
-    #[test]
-    fn the_same_trouble_has_one_name_whoever_says_it_and_another_has_another() {
-        let name = |node, note| event(node, &trouble(note)).metadata.name.expect("a name");
-        assert_eq!(name("node-1", "wrong"), name("node-2", "wrong"));
-        assert_ne!(name("node-1", "wrong"), name("node-1", "wrong too"));
-    }
-
-    #[test]
-    fn no_more_is_sent_at_once_than_the_budget_has() {
-        let begin = Instant::now();
-        let mut budget = Budget::full(begin);
-        let taken = |budget: &mut Budget, now| (0..100).filter(|_| budget.take(now)).count();
-        assert_eq!(taken(&mut budget, begin), 25);
-        assert_eq!(taken(&mut budget, begin + REFILL * 2), 2);
-        assert_eq!(taken(&mut budget, begin + REFILL * 1000), 25);
-    }
-
-    #[test]
-    fn a_note_ends_where_the_api_ends_it() {
-        let long = "é".repeat(600);
-        let note = event("n", &trouble(&long)).note.expect("a note");
-        assert!(note.len() <= NOTE_MAX && note.ends_with("says all)"), "{note}");
-        assert_eq!(event("n", &trouble("short")).note.as_deref(), Some("short"));
-    }
 }

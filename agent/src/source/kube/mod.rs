@@ -270,7 +270,8 @@ impl Hub {
 
     /// Passes on what Events are to say.
     fn say(&self) {
-        let mut troubles: Vec<Trouble> = self.store.troubles().cloned().collect();
+        // Nobody else says what is wrong with the pods of this node: they come first.
+        let mut troubles = Vec::new();
         for ((pod, trouble), why) in &self.pods {
             let reason = match trouble {
                 PodTrouble::NotEnforced => Reason::NotEnforced,
@@ -280,6 +281,7 @@ impl Hub {
             let Some(regarding) = self.store.regarding(pod) else { continue };
             troubles.push(Trouble { regarding, reason, note: why.clone() });
         }
+        troubles.extend(self.store.troubles().cloned());
         self.said.send_replace(troubles);
     }
 }

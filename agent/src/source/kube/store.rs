@@ -17,13 +17,14 @@ use super::services::Services;
 use super::wire::Object;
 use crate::convert::arrival::Arrival;
 use crate::convert::networkpolicy::NetworkPolicy;
+use crate::convert::pod::Pod;
 use crate::convert::{Fault, Item};
 use crate::manifest::kinds::Kind;
 use crate::source::objects::kind_label;
 use crate::source::{ObjectState, Objects};
 
 /// What is wrong with an object, and what follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Trouble {
     /// The object.
     pub(super) regarding: Regarding,
@@ -42,7 +43,8 @@ pub(super) struct Store {
     /// Fingerprints of services, which are made of several objects.
     service_prints: HashMap<ServiceName, u64>,
     troubles: BTreeMap<(Kind, Box<str>), Trouble>,
-    /// Of the pods of this node: to name them in Events.
+    /// Of the pods of this node that have an address: to name them in Events. About one that has none
+    /// yet nobody can do anything.
     uids: BTreeMap<Box<str>, Box<str>>,
     /// Keys of its own: nobody can find two objects with one fingerprint.
     hasher: RandomState,
@@ -95,7 +97,7 @@ impl Store {
                 Change::Namespace(namespace.name, Some(namespace.labels))
             }
             Some(Item::Pod(pod)) => {
-                self.note_uid(&name, &pod.node, uid);
+                self.note_uid(&name, &pod, uid);
                 Change::Pod(pod.name.clone(), Some(pod.to_model()))
             }
             Some(Item::NetworkPolicy(policy)) => {
@@ -191,7 +193,7 @@ impl Store {
         nodes.is_some_and(|nodes| nodes.objects.contains_key(self.node.as_str()))
     }
 
-    /// A pod of this node, as Events name it.
+    /// A pod of this node that has an address, as Events name it.
     pub(super) fn regarding(&self, pod: &str) -> Option<Regarding> {
         let uid = self.uids.get(pod)?.clone();
         Some(Regarding { kind: Kind::Pod, name: pod.into(), uid })
@@ -220,9 +222,14 @@ impl Store {
         (before != Some(print)).then_some(change)
     }
 
-    fn note_uid(&mut self, pod: &str, node: &str, uid: Box<str>) {
-        if node == self.node {
-            self.uids.insert(pod.into(), uid);
+    fn note_uid(&mut self, name: &str, pod: &Pod, uid: Box<str>) {
+        if pod.node != self.node {
+            return;
+        }
+        if pod.addresses.is_empty() {
+            self.uids.remove(name);
+        } else {
+            self.uids.insert(name.into(), uid);
         }
     }
 

@@ -238,7 +238,7 @@ fn describe<T: Watched>(error: &Error) -> String {
 }
 
 /// An error and what led to it.
-pub(super) fn chain(error: &::kube::Error) -> String {
+fn chain(error: &::kube::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
