@@ -2,6 +2,7 @@
 //! reconciliation.
 
 mod observe;
+mod warnings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use sluice_common::abi::ABI_VERSION;
+use sluice_policy::model::PolicyName;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -20,7 +22,7 @@ use crate::endpoint::links::{self, Links};
 use crate::metrics::{Inquiries, Timings};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel;
-use crate::source::{Event, Objects, PodTrouble, PodTroubles, Refresh, Source};
+use crate::source::{Event, Objects, PodTrouble, PodTroubles, Refresh, Source, Troubles};
 use crate::status::{EnforcementState, Status, WatchStatus};
 
 /// Links come in bursts; a scan waits this long for the rest of one.
@@ -68,6 +70,10 @@ pub struct Agent<K> {
     warned: BTreeSet<String>,
     /// When the loop took the first change that is not enforced yet.
     unenforced_since: Option<Instant>,
+    /// Policies that name ports that resolve nowhere, when it was last looked.
+    unresolved_ports: BTreeMap<PolicyName, String>,
+    /// Objects have changed since then.
+    changed_since_looked: bool,
     last_heal_corrections: u64,
     timings: Timings,
     starts: Starts,
@@ -116,6 +122,8 @@ impl<K: Kernel> Agent<K> {
             objects: Objects::default(),
             warned: BTreeSet::new(),
             unenforced_since: None,
+            unresolved_ports: BTreeMap::new(),
+            changed_since_looked: false,
             last_heal_corrections: 0,
             timings: Timings::default(),
             starts: Starts::new(),
@@ -182,6 +190,7 @@ impl<K: Kernel> Agent<K> {
         match event {
             Event::Changes(changes) => {
                 self.reconciler.change(changes);
+                self.changed_since_looked = true;
                 self.note_change();
                 if self.synced {
                     self.unenforced_since.get_or_insert(self.last_change);
@@ -285,6 +294,7 @@ impl<K: Kernel> Agent<K> {
             }
         }
         self.changed = healed.is_err();
+        self.look_for_unresolved_ports();
         self.note_outcome(healed.err());
     }
 
@@ -335,7 +345,7 @@ impl<K: Kernel> Agent<K> {
         self.tell_source();
     }
 
-    /// Tells the source which pods are in trouble now.
+    /// Tells the source what is wrong now.
     fn tell_source(&self) {
         let troubled = self.logged.iter().filter_map(|(pod, (state, reason))| {
             let trouble = match state {
@@ -346,9 +356,10 @@ impl<K: Kernel> Agent<K> {
             let why = format!("{}: {}", state.label(), reason.as_deref().unwrap_or_default());
             Some(((pod.clone(), trouble), why))
         });
-        let mut troubles: PodTroubles = troubled.collect();
+        let mut pods: PodTroubles = troubled.collect();
         let mixed = self.reconciler.mixed_services().into_iter();
-        troubles.extend(mixed.map(|(pod, why)| ((pod, PodTrouble::MixedBackends), why)));
+        pods.extend(mixed.map(|(pod, why)| ((pod, PodTrouble::MixedBackends), why)));
+        let troubles = Troubles { pods, unresolved_ports: self.unresolved_ports.clone() };
         self.source.troubles.send_if_modified(|before| {
             let changed = *before != troubles;
             *before = troubles;
@@ -426,6 +437,7 @@ impl<K: Kernel> Agent<K> {
             faults,
             tables: self.reconciler.tables(),
             watches: self.watches.values().cloned().collect(),
+            warnings: self.warnings(),
         }
     }
 }

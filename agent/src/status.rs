@@ -36,6 +36,9 @@ pub struct Status {
     /// `directory`.
     #[serde(default)]
     pub watches: Vec<WatchStatus>,
+    /// What is valid in the policies and yet hardly meant, each with the object's name.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// How the watch of one kind of object stands.

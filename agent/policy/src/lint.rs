@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::model::{
-    Direction, Namespaces, Peer, Peers, PodSelector, Policy, PolicyKind, PolicyName, PortMatch,
-    Ports, Protocol, Rule, ServiceName, World, direction_label,
+    Direction, Namespaces, Peer, Peers, PodName, PodSelector, Policy, PolicyKind, PolicyName,
+    PortMatch, Ports, Protocol, Rule, ServiceName, World, direction_label,
 };
 use crate::oracle::selects_pod;
 
@@ -25,23 +25,64 @@ pub fn warnings(world: &World) -> Vec<Warning> {
     let services = world.services.iter();
     let virtual_addresses: BTreeMap<IpAddr, &ServiceName> =
         services.flat_map(|(name, s)| s.addresses.iter().map(move |a| (*a, name))).collect();
-    let mut all = Vec::new();
     let policies = world.policies.iter();
-    for (name, policy) in policies.filter(|(name, _)| name.kind == PolicyKind::NetworkPolicy) {
-        for direction in [Direction::Ingress, Direction::Egress] {
-            for (i, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
-                let field = format!("spec.{}[{i}]", direction_label(direction));
-                let found = ports(world, policy, direction, rule).chain(blocks(
-                    &virtual_addresses,
-                    direction,
-                    rule,
-                ));
-                all.extend(found.map(|(part, message)| Warning {
-                    policy: name.clone(),
-                    field: format!("{field}.{part}"),
-                    message,
-                }));
-            }
+    let policies = policies.filter(|(name, _)| name.kind == PolicyKind::NetworkPolicy);
+    let of_policy = |(name, policy): (&PolicyName, &Policy)| {
+        in_rules(name, policy, |direction, rule| {
+            let blocks = blocks(&virtual_addresses, direction, rule);
+            ports(world, policy, direction, rule).chain(blocks).collect()
+        })
+    };
+    policies.flat_map(of_policy).collect()
+}
+
+/// The names of ports that resolve nowhere, in the NetworkPolicies that select one of these pods: a part
+/// of [`warnings`] for those who ask often. Rules without such names cost nothing, and a name is looked
+/// for until it is found; one that is not costs a walk over the pods.
+pub fn unresolved_ports<'p>(
+    world: &World,
+    pods: impl Iterator<Item = &'p PodName> + Clone,
+) -> Vec<Warning> {
+    let is_about = |policy: &Policy| {
+        let mut pods = pods.clone().filter_map(|name| Some((name, world.pods.get(name)?)));
+        pods.any(|(name, pod)| selects_pod(world, &policy.subject, name, pod))
+    };
+    let policies = world.policies.iter();
+    let policies = policies.filter(|(name, policy)| {
+        name.kind == PolicyKind::NetworkPolicy && names_ports(policy) && is_about(policy)
+    });
+    let of_policy = |(name, policy): (&PolicyName, &Policy)| {
+        in_rules(name, policy, |direction, rule| ports(world, policy, direction, rule).collect())
+    };
+    policies.flat_map(of_policy).collect()
+}
+
+/// True where a rule of the policy names a port, whatever that resolves to.
+pub fn names_ports(policy: &Policy) -> bool {
+    let directions = [Direction::Ingress, Direction::Egress].into_iter();
+    let rules = directions.flat_map(|direction| policy.rules(direction).unwrap_or_default());
+    let mut ports = rules.flat_map(|rule| match &rule.ports {
+        Ports::Any => &[][..],
+        Ports::Of(ports) => ports,
+    });
+    ports.any(|port| matches!(port, PortMatch::Named { .. }))
+}
+
+/// What is found in the rules of a policy: parts of a rule with what is odd about them.
+fn in_rules(
+    name: &PolicyName,
+    policy: &Policy,
+    find: impl Fn(Direction, &Rule) -> Vec<(String, String)>,
+) -> Vec<Warning> {
+    let mut all = Vec::new();
+    for direction in [Direction::Ingress, Direction::Egress] {
+        for (i, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
+            let field = format!("spec.{}[{i}]", direction_label(direction));
+            all.extend(find(direction, rule).into_iter().map(|(part, message)| Warning {
+                policy: name.clone(),
+                field: format!("{field}.{part}"),
+                message,
+            }));
         }
     }
     all
@@ -95,13 +136,17 @@ fn unresolved(
     name: &str,
 ) -> Option<String> {
     let is_chosen = |pod_name, pod| selectors.iter().any(|s| selects_pod(world, s, pod_name, pod));
-    let pods: Vec<_> = world.pods.iter().filter(|(name, pod)| is_chosen(name, pod)).collect();
-    let named = pods.iter().flat_map(|(_, pod)| &pod.ports).filter(|port| port.name == name);
-    let protocols: Vec<Protocol> = named.map(|port| port.protocol).collect();
-    if pods.is_empty() || protocols.contains(&protocol) {
-        return None;
+    let (mut is_about_some, mut other) = (false, None);
+    for (_, pod) in world.pods.iter().filter(|(name, pod)| is_chosen(name, pod)) {
+        is_about_some = true;
+        for port in pod.ports.iter().filter(|port| port.name == name) {
+            if port.protocol == protocol {
+                return None;
+            }
+            other.get_or_insert(port.protocol);
+        }
     }
-    Some(match protocols.first() {
+    is_about_some.then(|| match other {
         None => format!("no pod that it is about has a port named `{name}`: it matches nothing"),
         Some(other) => {
             format!("`{name}` is a {other} port, not {protocol}: it matches nothing")
@@ -140,7 +185,7 @@ fn blocks<'r>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Action, Block, NamedPort, Pod, PodName, Selector, Service, Tier};
+    use crate::model::{Action, Block, NamedPort, Pod, Selector, Service, Tier};
 
     fn world(direction: Direction, rule: Rule) -> World {
         let mut world = World::default();
@@ -199,6 +244,27 @@ mod tests {
                 [(field, protocol.to_owned())]
             );
         }
+    }
+
+    #[test]
+    fn of_the_policies_that_select_given_pods_those_that_name_no_port_of_theirs_are_reported() {
+        let name = |name: &str| PodName { namespace: "x".to_owned(), name: name.to_owned() };
+        let fields = |direction, port: &str, pods: &[PodName]| -> Vec<String> {
+            let world = world(direction, to_port(Protocol::Tcp, port));
+            unresolved_ports(&world, pods.iter()).into_iter().map(|w| w.field).collect()
+        };
+        let nothing: [&str; 0] = [];
+        for (direction, label) in [(Direction::Ingress, "ingress"), (Direction::Egress, "egress")] {
+            let field = format!("spec.{label}[0].ports[0].port");
+            assert_eq!(fields(direction, "metrics", &[name("a")]), [field]);
+            assert_eq!(fields(direction, "web", &[name("a")]), nothing);
+            assert_eq!(fields(direction, "metrics", &[name("elsewhere")]), nothing);
+        }
+        let mut world = world(Direction::Ingress, to_port(Protocol::Tcp, "metrics"));
+        // Another pod of those that the policy is about has it.
+        let ports = vec![NamedPort { name: "metrics".into(), protocol: Protocol::Tcp, port: 1 }];
+        world.pods.insert(name("b"), Pod { ports, ..Pod::default() });
+        assert_eq!(unresolved_ports(&world, [name("a")].iter()), []);
     }
 
     #[test]

@@ -114,6 +114,9 @@ fn render(status: &Status, look: Look) -> String {
     for fault in &status.faults {
         text.push_str(&format!("fault: {fault}\n"));
     }
+    for warning in &status.warnings {
+        text.push_str(&format!("warning: {warning}\n"));
+    }
     text
 }
 

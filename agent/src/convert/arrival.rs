@@ -7,7 +7,8 @@
 //! * A **NetworkPolicy** is closed by name ([`networkpolicy::closed`]): it says what its author wants
 //!   let through, and what cannot be understood of that is not let through. A field of its `spec` that
 //!   is not known here counts as not understood; anything else that a server adds does not.
-//! * A **Pod, Namespace or Node** counts with what can be read of it, labels as they are.
+//! * A **Pod, Namespace or Node** counts with what can be read of it, labels as they are; where labels
+//!   cannot be read, nothing of it can: without one of its labels it might be what it is not.
 //! * A **Service or EndpointSlice** counts with what can be read of it, and whoever resolves the
 //!   service closes it: what it leads to is not known in full.
 
@@ -25,6 +26,15 @@ pub struct Arrival {
     pub item: Option<Item>,
     /// What is wrong with it.
     pub faults: Vec<Fault>,
+    /// The node of a pod of which nothing else can be read.
+    pub node: Option<String>,
+}
+
+impl Arrival {
+    /// What could be read in the ordinary way.
+    const fn of(item: Option<Item>, faults: Vec<Fault>) -> Self {
+        Self { item, faults, node: None }
+    }
 }
 
 /// Converts an object of one of the kinds that an API server is watched for.
@@ -46,17 +56,17 @@ pub fn read(kind: Kind, value: &Value) -> Arrival {
         | Kind::CronJob
         | Kind::PolicyTest => {
             let reason = format!("{} is no kind that is watched", kind.as_str());
-            Arrival { item: None, faults: vec![Fault { field: String::new(), reason }] }
+            Arrival::of(None, vec![Fault { field: String::new(), reason }])
         }
     }
 }
 
 fn policy(value: &Value) -> Arrival {
     match super::item(Kind::NetworkPolicy, &without_server_fields(value)) {
-        Ok(item) => Arrival { item: Some(item), faults: Vec::new() },
+        Ok(item) => Arrival::of(Some(item), Vec::new()),
         Err(faults) => {
             let closed = networkpolicy::closed(value);
-            Arrival { item: closed.map(|policy| Item::NetworkPolicy(Box::new(policy))), faults }
+            Arrival::of(closed.map(|policy| Item::NetworkPolicy(Box::new(policy))), faults)
         }
     }
 }
@@ -75,15 +85,19 @@ fn fact<K: DeserializeOwned, T, E: std::fmt::Display>(
     readable: impl FnOnce(K) -> (T, Vec<At<E>>),
     item: impl FnOnce(T) -> Item,
 ) -> Arrival {
-    match strict::decode_loosely(value) {
-        Ok(typed) => {
-            let (value, faults) = readable(typed);
-            let faults = faults.into_iter().map(Fault::from).collect();
-            Arrival { item: Some(item(value)), faults }
-        }
-        Err(fault) => Arrival { item: None, faults: vec![fault] },
-    }
+    let (typed, mut faults) = strict::decode_what_can_be(value);
+    let is_readable = !faults.iter().any(|fault| fault.field.starts_with(LABELS));
+    let Some(typed) = typed.filter(|_| is_readable) else {
+        let node = value.pointer("/spec/nodeName").and_then(Value::as_str).map(str::to_owned);
+        return Arrival { item: None, faults, node };
+    };
+    let (typed, wrong) = readable(typed);
+    faults.extend(wrong.into_iter().map(Fault::from));
+    Arrival::of(Some(item(typed)), faults)
 }
+
+/// Path of what selectors look at.
+const LABELS: &str = "metadata.labels";
 
 /// `namespace/name` of an object, or its name where it has no namespace.
 pub fn name(kind: Kind, value: &Value) -> Option<String> {
@@ -141,5 +155,45 @@ mod tests {
         let names: Vec<&str> = pod.spec.named.iter().map(|port| port.name.as_str()).collect();
         assert_eq!(names, ["other"]);
         assert_eq!(pod.node, "n");
+    }
+
+    #[test]
+    fn a_field_of_a_wrong_type_counts_as_absent_and_labels_make_all_unreadable() {
+        let pod = |label: Value, port: Value| {
+            let pod = json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "p", "namespace": "x", "labels": {"k8s.io/app": label}},
+                "spec": {"nodeName": "n", "schedulerName": 7, "containers": [
+                    {"name": "c", "ports": [{"containerPort": port, "name": "http"}]},
+                ]},
+                "status": {"podIPs": [{"ip": "10.0.0.1"}, 5]},
+            });
+            read(Kind::Pod, &pod)
+        };
+        let arrival = pod(json!("a"), json!(80));
+        let fields: Vec<&str> = arrival.faults.iter().map(|fault| fault.field.as_str()).collect();
+        assert_eq!(fields, ["spec.schedulerName", "status.podIPs[1]"], "{:?}", arrival.faults);
+        let Some(Item::Pod(read)) = arrival.item else { panic!("it is read") };
+        assert_eq!((read.addresses.len(), read.spec.named.len()), (1, 1));
+        let Some(Item::Pod(read)) = pod(json!("a"), json!("80")).item else { panic!("it is read") };
+        assert_eq!((read.addresses.len(), read.spec.named.len()), (1, 0));
+        let unreadable = pod(json!(7), json!(80));
+        assert_eq!((unreadable.item, unreadable.node.as_deref()), (None, Some("n")));
+        assert!(unreadable.faults.iter().any(|fault| fault.field.starts_with(LABELS)));
+    }
+
+    #[test]
+    fn a_port_of_a_service_is_there_whatever_its_target() {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "x"},
+            "spec": {"clusterIPs": ["10.96.0.1"], "ports": [
+                {"port": 80, "targetPort": "not a name"}, {"port": 81, "targetPort": 70000},
+            ]},
+        });
+        let arrival = read(Kind::Service, &service);
+        assert_eq!(arrival.faults.len(), 2, "{:?}", arrival.faults);
+        let Some(Item::Service(service)) = arrival.item else { panic!("it is read") };
+        let ports: Vec<u16> = service.ports.iter().map(|port| port.port).collect();
+        assert_eq!(ports, [80, 81]);
     }
 }

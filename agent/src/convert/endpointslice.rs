@@ -7,7 +7,7 @@ use sluice_policy::model::Protocol;
 
 use super::meta::{self, MetaError};
 use super::port::{self, PortError};
-use super::{At, Problems};
+use super::{At, Problems, address};
 
 /// The label that names the service of a slice.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -121,9 +121,7 @@ fn convert_endpoint(
 ) -> Endpoint {
     let mut addresses = Vec::new();
     for (i, value) in endpoint.addresses.into_iter().enumerate() {
-        let parsed = value
-            .parse::<IpAddr>()
-            .ok()
+        let parsed = address::parse(&value)
             .filter(|ip| ip.is_ipv4() == (family == "IPv4"))
             .ok_or(EndpointSliceError::Address { value, family: family.to_owned() });
         addresses.extend(problems.keep(&format!("{field}.addresses[{i}]"), parsed));

@@ -4,6 +4,7 @@
 //! policy that cannot be converted has a closed form ([`networkpolicy::closed`]) that isolates what
 //! it selects.
 
+pub mod address;
 pub mod arrival;
 pub mod endpointslice;
 pub mod labels;

@@ -49,7 +49,7 @@ pub fn readable(node: api::Node) -> (Node, Vec<At<NodeError>>) {
     for (i, api::NodeAddress { address, type_ }) in listed.enumerate() {
         if type_ == "InternalIP" {
             let parsed =
-                address.parse::<IpAddr>().map_err(|_| NodeError::Address { value: address });
+                super::address::parse(&address).ok_or(NodeError::Address { value: address });
             addresses.extend(problems.keep(&format!("status.addresses[{i}].address"), parsed));
         }
     }

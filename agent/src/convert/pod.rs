@@ -8,7 +8,7 @@ use sluice_policy::model::{self, Labels, NamedPort, PodName, Protocol};
 
 use super::meta::{self, MetaError};
 use super::port::{self, PortError};
-use super::{At, Problems};
+use super::{At, Problems, address};
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ fn addresses(status: &api::PodStatus, problems: &mut Problems<PodError>) -> Vec<
     for (field, value) in listed_addresses(status) {
         let Some(address) = problems.keep(
             &field,
-            value.parse::<IpAddr>().map_err(|_| PodError::Address { value: value.to_owned() }),
+            address::parse(value).ok_or_else(|| PodError::Address { value: value.to_owned() }),
         ) else {
             continue;
         };

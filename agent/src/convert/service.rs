@@ -9,7 +9,7 @@ use sluice_policy::model::{Labels, Protocol};
 use super::labels::SyntaxError;
 use super::meta::{self, MetaError};
 use super::port::{self, PortError};
-use super::{At, Problems};
+use super::{At, Problems, address};
 
 /// A service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,9 @@ pub struct Service {
     pub selector: Option<Labels>,
     /// Pods count although they are not ready.
     pub publish_not_ready: bool,
-    /// On each node only the endpoints of that node count (`internalTrafficPolicy: Local`).
+    /// On each node only the endpoints of that node may count: `internalTrafficPolicy: Local`, or
+    /// `externalTrafficPolicy: Local` and an external address, where kube-proxy's own settings decide
+    /// what holds for pods.
     pub is_node_local: bool,
 }
 
@@ -111,6 +113,8 @@ pub fn readable(service: api::Service) -> (Service, Vec<At<ServiceError>>) {
     let ingress = status.and_then(|s| s.load_balancer).and_then(|b| b.ingress).unwrap_or_default();
     let is_translated = |i: &&api::LoadBalancerIngress| i.ip_mode.as_deref() != Some("Proxy");
     let balanced = ingress.iter().filter(is_translated).filter_map(|i| i.ip.as_ref());
+    // As with a host name instead.
+    let balanced = balanced.filter(|ip| !ip.is_empty());
     external.extend(parse_all("status.loadBalancer.ingress", balanced, &mut problems));
     let mut address = own_address(&spec, &mut problems);
     if NOT_TRANSLATED.iter().any(|label| meta.labels.get(label).is_some()) {
@@ -123,6 +127,9 @@ pub fn readable(service: api::Service) -> (Service, Vec<At<ServiceError>>) {
     for (i, port) in spec.ports.into_iter().flatten().enumerate() {
         ports.extend(convert_port(&format!("spec.ports[{i}]"), port, &mut problems));
     }
+    let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
+    let is_node_local = is_local(&spec.internal_traffic_policy)
+        || (is_local(&spec.external_traffic_policy) && !external.is_empty());
     let value = Service {
         namespace: meta.namespace,
         name: meta.name,
@@ -131,7 +138,7 @@ pub fn readable(service: api::Service) -> (Service, Vec<At<ServiceError>>) {
         ports,
         selector: spec.selector.filter(|s| !s.is_empty()).map(Labels::from_iter),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
-        is_node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        is_node_local,
     };
     (value, problems.0)
 }
@@ -156,7 +163,8 @@ fn parse_all<'a>(
     problems: &mut Problems<ServiceError>,
 ) -> Vec<IpAddr> {
     let parse = |(i, value): (usize, &String)| {
-        let parsed = value.parse().map_err(|_| ServiceError::Address { value: value.clone() });
+        let parsed =
+            address::parse(value).ok_or_else(|| ServiceError::Address { value: value.clone() });
         problems.keep(&format!("{field}[{i}]"), parsed)
     };
     values.enumerate().filter_map(parse).collect()
@@ -182,10 +190,8 @@ fn convert_port(
             problems.keep(&target_field, port::name(&name)).map(|()| TargetPort::Name(name))
         }
     };
-    Some(ServicePort {
-        name: name.unwrap_or_default(),
-        protocol: protocol?,
-        port: number?,
-        target: target?,
-    })
+    let (protocol, port) = (protocol?, number?);
+    // Its slices say where it leads, whatever this says; without it the port would be no service's.
+    let target = target.unwrap_or(TargetPort::Number(port));
+    Some(ServicePort { name: name.unwrap_or_default(), protocol, port, target })
 }

@@ -4,9 +4,12 @@
 //! and what the input had and the output lost is unknown; this gives the whole path for free and
 //! needs no second schema.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_path_to_error::{Path, Segment};
 
 use crate::convert::Fault;
 
@@ -32,11 +35,53 @@ pub fn decode<T: DeserializeOwned + Serialize>(value: &Value) -> Result<T, Vec<F
 /// # Errors
 /// The first field whose type is wrong.
 pub fn decode_loosely<T: DeserializeOwned>(value: &Value) -> Result<T, Fault> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let field = if path == "." { String::new() } else { path };
-        Fault { field, reason: error.into_inner().to_string() }
-    })
+    serde_path_to_error::deserialize(value).map_err(fault)
+}
+
+/// Like [`decode_loosely`], but a field whose type is wrong counts as absent, and each is a fault;
+/// `None` where nothing is left, or more than [`WRONG_FIELDS`] are wrong.
+pub fn decode_what_can_be<T: DeserializeOwned>(value: &Value) -> (Option<T>, Vec<Fault>) {
+    let mut rest = Cow::Borrowed(value);
+    let mut faults = Vec::new();
+    loop {
+        let error = match serde_path_to_error::deserialize(&*rest) {
+            Ok(typed) => return (Some(typed), faults),
+            Err(error) => error,
+        };
+        let goes_on = faults.len() < WRONG_FIELDS && remove(rest.to_mut(), error.path());
+        faults.push(fault(error));
+        if !goes_on {
+            return (None, faults);
+        }
+    }
+}
+
+/// See [`decode_what_can_be`]: each costs another reading of the object.
+const WRONG_FIELDS: usize = 32;
+
+fn fault(error: serde_path_to_error::Error<serde_json::Error>) -> Fault {
+    let path = error.path().to_string();
+    let field = if path == "." { String::new() } else { path };
+    Fault { field, reason: error.into_inner().to_string() }
+}
+
+/// Removes what stands at a path; false where that is nothing, or everything.
+fn remove(value: &mut Value, path: &Path) -> bool {
+    let segments: Vec<&Segment> = path.iter().collect();
+    let Some((last, parents)) = segments.split_last() else { return false };
+    let parent = parents.iter().try_fold(value, |value, segment| match segment {
+        Segment::Map { key } => value.get_mut(key),
+        Segment::Seq { index } => value.get_mut(index),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    match (parent, last) {
+        (Some(Value::Object(fields)), Segment::Map { key }) => fields.remove(key).is_some(),
+        (Some(Value::Array(list)), Segment::Seq { index }) if *index < list.len() => {
+            list.remove(*index);
+            true
+        }
+        _ => false,
+    }
 }
 
 fn find_lost(input: &Value, output: &Value, path: &str, faults: &mut Vec<Fault>) {

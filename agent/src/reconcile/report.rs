@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_common::abi::{Direction, RULE_MAX, RuleId, SLOT_NONE};
-use sluice_policy::model::{Action, PodName, RuleName, ServiceName};
+use sluice_policy::lint;
+use sluice_policy::model::{Action, PodName, PolicyName, RuleName, ServiceName};
 
 use super::{Kernel, Reconciler};
 use crate::datapath::counters::Snapshot;
@@ -53,6 +54,18 @@ impl<K: Kernel> Reconciler<K> {
         };
         let mixed = self.compiler.mixed_services();
         mixed.into_iter().map(|(pod, services)| (pod.to_string(), in_words(services))).collect()
+    }
+
+    /// Policies that select a local pod and name ports that resolve nowhere, each with the reason in
+    /// words.
+    pub fn unresolved_ports(&self) -> BTreeMap<PolicyName, String> {
+        let mut found: BTreeMap<PolicyName, String> = BTreeMap::new();
+        for warning in lint::unresolved_ports(self.compiler.world(), self.local.keys()) {
+            let reasons = found.entry(warning.policy).or_default();
+            let separator = if reasons.is_empty() { "" } else { "; " };
+            *reasons += &format!("{separator}{}: {}", warning.field, warning.message);
+        }
+        found
     }
 
     /// Programs of others on an interface's hooks; none where it went away.

@@ -35,7 +35,7 @@ use sluice_policy::model::{PodName, World};
 use tokio::sync::{mpsc, watch};
 
 use self::view::{Content, View};
-use super::{Event, ObjectState, Objects, PodTroubles, Refresh, Source};
+use super::{Event, ObjectState, Objects, Refresh, Source, Troubles};
 use crate::cluster::{AddressPlan, Cluster, ObjectKey};
 use crate::manifest::Object;
 use crate::manifest::kinds::Kind;
@@ -58,7 +58,7 @@ pub fn start(path: PathBuf) -> Source {
     let name = format!("dir:{}", path.display());
     tokio::spawn(follow(Directory::new(path), sender, refreshes));
     // Manifests have nobody to tell.
-    let troubles = watch::Sender::new(PodTroubles::new());
+    let troubles = watch::Sender::new(Troubles::default());
     Source { name, events, refresh, troubles }
 }
 

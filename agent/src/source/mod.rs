@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use sluice_policy::model::Change;
+use sluice_policy::model::{Change, PolicyName};
 use tokio::sync::{mpsc, watch};
 
 use crate::status::WatchStatus;
@@ -55,6 +55,15 @@ pub enum PodTrouble {
 /// Pods in trouble, by `namespace/name`, each with the reason in words.
 pub type PodTroubles = BTreeMap<(String, PodTrouble), String>;
 
+/// What the agent finds wrong, for a source that can say so where people look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// Pods of this node.
+    pub pods: PodTroubles,
+    /// Policies that apply here and name ports that resolve nowhere, with the reason in words.
+    pub unresolved_ports: BTreeMap<PolicyName, String>,
+}
+
 /// The agent's side of a running source.
 #[derive(Debug)]
 pub struct Source {
@@ -64,6 +73,6 @@ pub struct Source {
     pub events: mpsc::Receiver<Event>,
     /// Asks it to look again.
     pub refresh: mpsc::Sender<Refresh>,
-    /// Tells it of pods in trouble, for a source that can say so where people look.
-    pub troubles: watch::Sender<PodTroubles>,
+    /// Tells it what is wrong.
+    pub troubles: watch::Sender<Troubles>,
 }

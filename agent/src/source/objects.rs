@@ -15,7 +15,8 @@ pub enum ObjectState {
     Partial,
     /// It is invalid now; its last good version counts.
     Kept,
-    /// It is a policy that cannot be converted: the pods that it selects are isolated.
+    /// It is a policy that cannot be converted: the pods that it selects are isolated. Or a service or
+    /// slice that cannot be read in full: the service leads nowhere.
     Closed,
     /// It does not count at all: it is invalid, in the input twice, or of a kind that is known and not
     /// enforced.

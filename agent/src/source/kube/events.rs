@@ -53,7 +53,9 @@ pub(super) enum Reason {
     ServiceClosed,
     /// The rest of an object counts.
     PartlyRead,
-    /// Nothing of an object could be read.
+    /// Nothing of an object can be read any more: what was read of it last stays in force.
+    LastVersionKept,
+    /// Nothing of an object could ever be read.
     NotRead,
     /// A pod's policies are not in force.
     NotEnforced,
@@ -61,6 +63,8 @@ pub(super) enum Reason {
     PodClosed,
     /// Services are closed to a pod, because their backends get different verdicts.
     MixedBackends,
+    /// A policy names a port that no pod has: that part of it matches nothing.
+    UnresolvedNamedPort,
 }
 
 impl Reason {
@@ -70,10 +74,12 @@ impl Reason {
             Self::PolicyClosed => "PolicyClosed",
             Self::ServiceClosed => "ServiceClosed",
             Self::PartlyRead => "PartlyRead",
+            Self::LastVersionKept => "LastVersionKept",
             Self::NotRead => "NotRead",
             Self::NotEnforced => "NotEnforced",
             Self::PodClosed => "PodClosed",
             Self::MixedBackends => "MixedBackends",
+            Self::UnresolvedNamedPort => "UnresolvedNamedPort",
         }
     }
 
@@ -84,9 +90,11 @@ impl Reason {
             Self::PolicyClosed
             | Self::ServiceClosed
             | Self::PartlyRead
+            | Self::LastVersionKept
             | Self::NotRead
             | Self::PodClosed
-            | Self::MixedBackends => Duration::ZERO,
+            | Self::MixedBackends
+            | Self::UnresolvedNamedPort => Duration::ZERO,
         }
     }
 }

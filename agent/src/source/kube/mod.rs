@@ -47,7 +47,7 @@ use self::events::Reason;
 use self::gate::Gate;
 use self::store::{Store, Trouble};
 use self::watch::{Message, News};
-use super::{Event, Objects, PodTrouble, PodTroubles, Refresh, Source};
+use super::{Event, Objects, PodTrouble, Refresh, Source, Troubles};
 use crate::manifest::kinds::Kind;
 use crate::status::WatchStatus;
 
@@ -77,7 +77,7 @@ pub fn start(config: Config, node: String) -> Result<Source, ::kube::Error> {
     let name = format!("kube:{}", config.cluster_url);
     let (sender, events) = mpsc::channel(16);
     let (refresh, refreshes) = mpsc::channel(16);
-    let (troubles, pods) = latest::channel(PodTroubles::new());
+    let (troubles, found) = latest::channel(Troubles::default());
     let (said, to_say) = latest::channel(Vec::new());
     let (news, arriving) = mpsc::channel(QUEUE);
     let own_node = Some(format!("metadata.name={node}"));
@@ -91,7 +91,7 @@ pub fn start(config: Config, node: String) -> Result<Source, ::kube::Error> {
     tokio::spawn(events::record(client, node.clone(), to_say));
     // The hub holds a sender itself, so that it outlives a watch that cannot even be begun.
     let hub = Hub::new(node, said);
-    tokio::spawn(run(hub, Inbox { arriving, refreshes, pods, tasks, _news: news }, sender));
+    tokio::spawn(run(hub, Inbox { arriving, refreshes, found, tasks, _news: news }, sender));
     Ok(Source { name, events, refresh, troubles })
 }
 
@@ -99,7 +99,8 @@ pub fn start(config: Config, node: String) -> Result<Source, ::kube::Error> {
 struct Inbox {
     arriving: mpsc::Receiver<Message>,
     refreshes: mpsc::Receiver<Refresh>,
-    pods: latest::Receiver<PodTroubles>,
+    /// What the agent finds wrong.
+    found: latest::Receiver<Troubles>,
     /// One for each watch. None ends by itself.
     tasks: JoinSet<()>,
     _news: mpsc::Sender<Message>,
@@ -111,8 +112,8 @@ async fn run(mut hub: Hub, mut inbox: Inbox, events: mpsc::Sender<Event>) {
         tokio::select! {
             Some((kind, news)) = inbox.arriving.recv() => hub.take(kind, news),
             Some(Refresh(asked)) = inbox.refreshes.recv() => token = Some(asked),
-            Ok(()) = inbox.pods.changed() => {
-                hub.pods = inbox.pods.borrow_and_update().clone();
+            Ok(()) = inbox.found.changed() => {
+                hub.found = inbox.found.borrow_and_update().clone();
                 hub.say();
             }
             // Without one of its watches the agent would go on and never know; ended, it is started
@@ -149,8 +150,8 @@ struct Hub {
     stirred: BTreeSet<Kind>,
     faults: Vec<String>,
     outcome: Objects,
-    /// Pods whose policies are not in force, as the agent says.
-    pods: PodTroubles,
+    /// What the agent finds wrong.
+    found: Troubles,
     said: latest::Sender<Vec<Trouble>>,
 }
 
@@ -166,7 +167,7 @@ impl Hub {
             stirred: KINDS.into(),
             faults: Vec::new(),
             outcome: Objects::default(),
-            pods: PodTroubles::new(),
+            found: Troubles::default(),
             said,
         }
     }
@@ -216,8 +217,8 @@ impl Hub {
         }
         let changes = self.gate.release();
         if !changes.is_empty() {
-            // A pod in trouble may be another one by now, under the same name.
-            if !self.pods.is_empty() {
+            // What is in trouble may be another object by now, under the same name.
+            if self.found != Troubles::default() {
                 self.say();
             }
             events.push(Event::Changes(changes));
@@ -272,14 +273,23 @@ impl Hub {
     fn say(&self) {
         // Nobody else says what is wrong with the pods of this node: they come first.
         let mut troubles = Vec::new();
-        for ((pod, trouble), why) in &self.pods {
+        for ((pod, trouble), why) in &self.found.pods {
             let reason = match trouble {
                 PodTrouble::NotEnforced => Reason::NotEnforced,
                 PodTrouble::Closed => Reason::PodClosed,
                 PodTrouble::MixedBackends => Reason::MixedBackends,
             };
-            let Some(regarding) = self.store.regarding(pod) else { continue };
+            let Some(regarding) = self.store.regarding(Kind::Pod, pod) else { continue };
             troubles.push(Trouble { regarding, reason, note: why.clone() });
+        }
+        for (policy, why) in &self.found.unresolved_ports {
+            let name =
+                format!("{}/{}", policy.namespace.as_deref().unwrap_or_default(), policy.name);
+            let Some(regarding) = self.store.regarding(Kind::NetworkPolicy, &name) else {
+                continue;
+            };
+            let note = why.clone();
+            troubles.push(Trouble { regarding, reason: Reason::UnresolvedNamedPort, note });
         }
         troubles.extend(self.store.troubles().cloned());
         self.said.send_replace(troubles);

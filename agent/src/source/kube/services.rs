@@ -69,6 +69,19 @@ impl Services {
         Some(owner)
     }
 
+    /// Nothing of a service can be read any more. Returns it where it was known.
+    pub(super) fn spoil(&mut self, name: model::ServiceName) -> Option<model::ServiceName> {
+        self.services.get_mut(&name)?.whole = false;
+        Some(name)
+    }
+
+    /// Nothing of a slice can be read any more. Returns its service where it had one.
+    pub(super) fn spoil_slice(&mut self, name: &str) -> Option<model::ServiceName> {
+        let owner = self.owners.get(name)?.clone();
+        self.slices.get_mut(&owner)?.get_mut(name)?.whole = false;
+        Some(owner)
+    }
+
     /// The service as policy looks at it; none where there is none.
     ///
     /// A service that could not be read in full, or one of whose slices could not, leads nowhere: it
@@ -93,3 +106,6 @@ impl Services {
         Some(model::Service { addresses, ports })
     }
 }
+
+#[cfg(test)]
+mod tests;

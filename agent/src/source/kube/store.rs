@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::collections::hash_map::{HashMap, RandomState};
 use std::hash::BuildHasher as _;
 
+use sluice_policy::lint;
 use sluice_policy::model::{Change, PodName, PolicyKind, PolicyName, ServiceName};
 
 use super::events::{Reason, Regarding};
@@ -17,11 +18,10 @@ use super::services::Services;
 use super::wire::Object;
 use crate::convert::arrival::Arrival;
 use crate::convert::networkpolicy::NetworkPolicy;
-use crate::convert::pod::Pod;
 use crate::convert::{Fault, Item};
 use crate::manifest::kinds::Kind;
 use crate::source::objects::kind_label;
-use crate::source::{ObjectState, Objects};
+use crate::source::{InvalidPod, ObjectState, Objects};
 
 /// What is wrong with an object, and what follows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,9 +43,12 @@ pub(super) struct Store {
     /// Fingerprints of services, which are made of several objects.
     service_prints: HashMap<ServiceName, u64>,
     troubles: BTreeMap<(Kind, Box<str>), Trouble>,
-    /// Of the pods of this node that have an address: to name them in Events. About one that has none
-    /// yet nobody can do anything.
-    uids: BTreeMap<Box<str>, Box<str>>,
+    /// Pods of this node of which nothing could ever be read.
+    invalid_pods: BTreeMap<PodName, InvalidPod>,
+    /// Of the objects that the agent may find something wrong with, to name them in Events: pods of
+    /// this node that have an address (about one that has none yet nobody can do anything), and policies
+    /// that name ports.
+    uids: BTreeMap<(Kind, Box<str>), Box<str>>,
     /// Keys of its own: nobody can find two objects with one fingerprint.
     hasher: RandomState,
 }
@@ -89,36 +92,46 @@ impl Store {
 
     /// An object is there, or has changed.
     pub(super) fn put(&mut self, kind: Kind, object: Object) -> Vec<Change> {
-        let Object { name, uid, arrival: Arrival { item, faults } } = object;
-        self.note_trouble(kind, &name, uid.clone(), item.as_ref(), &faults);
+        let Object { name, uid, arrival: Arrival { item, faults, node } } = object;
+        let was_read = self.was_read(kind, &name);
+        self.note_trouble(kind, &name, uid.clone(), (item.is_some(), was_read), &faults);
+        self.note_invalid_pod(kind, &name, node.filter(|_| item.is_none() && !was_read));
         let whole = faults.is_empty();
         let change = match item {
             Some(Item::Namespace(namespace)) => {
                 Change::Namespace(namespace.name, Some(namespace.labels))
             }
             Some(Item::Pod(pod)) => {
-                self.note_uid(&name, &pod, uid);
+                let has_address = pod.node == self.node && !pod.addresses.is_empty();
+                self.note_uid(kind, &name, uid, has_address);
                 Change::Pod(pod.name.clone(), Some(pod.to_model()))
             }
             Some(Item::NetworkPolicy(policy)) => {
-                let NetworkPolicy { name, policy, inert: _ } = *policy;
-                Change::Policy(name, Some(policy))
+                let NetworkPolicy { name: policy_name, policy, inert: _ } = *policy;
+                self.note_uid(kind, &name, uid, lint::names_ports(&policy));
+                Change::Policy(policy_name, Some(policy))
             }
             Some(Item::Service(service)) => {
-                self.see(kind, &name, 0);
+                self.see(kind, &name, UNREAD);
                 let service = self.services.put(service, whole);
                 return self.service_change(&service).into_iter().collect();
             }
             Some(Item::EndpointSlice(slice)) => {
-                self.see(kind, &name, 0);
+                self.see(kind, &name, UNREAD);
                 let touched = self.services.put_slice(&name, slice, whole);
                 return touched.iter().filter_map(|s| self.service_change(s)).collect();
             }
             // Nothing depends on what a node is like, only on whether ours is there; and of what
-            // nothing can be read, the last that could be stays.
+            // nothing can be read, the last that could be stays, but nobody is led to where a service
+            // led then.
             Some(Item::Node(_) | Item::Workload(_) | Item::PolicyTest(_)) | None => {
-                self.see(kind, &name, 0);
-                return Vec::new();
+                self.see_again(kind, &name);
+                let touched = match kind {
+                    Kind::Service => self.services.spoil(service_name(&name)),
+                    Kind::EndpointSlice => self.services.spoil_slice(&name),
+                    _ => None,
+                };
+                return touched.and_then(|s| self.service_change(&s)).into_iter().collect();
             }
         };
         let print = self.hasher.hash_one(&change);
@@ -128,6 +141,7 @@ impl Store {
     /// An object is gone.
     pub(super) fn remove(&mut self, kind: Kind, name: &str) -> Vec<Change> {
         self.troubles.remove(&(kind, name.into()));
+        self.uids.remove(&(kind, name.into()));
         let known = self.kinds.entry(kind).or_default();
         if known.objects.remove(name).is_none() {
             return Vec::new();
@@ -137,8 +151,9 @@ impl Store {
         match kind {
             Kind::Namespace => vec![Change::Namespace(own, None)],
             Kind::Pod => {
-                self.uids.remove(name);
-                vec![Change::Pod(PodName { namespace, name: own }, None)]
+                let pod = PodName { namespace, name: own };
+                self.invalid_pods.remove(&pod);
+                vec![Change::Pod(pod, None)]
             }
             Kind::NetworkPolicy => {
                 let kind = PolicyKind::NetworkPolicy;
@@ -146,7 +161,7 @@ impl Store {
                 vec![Change::Policy(policy, None)]
             }
             Kind::Service => {
-                let service = ServiceName { namespace, name: own };
+                let service = service_name(name);
                 self.services.remove(&service);
                 self.service_change(&service).into_iter().collect()
             }
@@ -175,16 +190,19 @@ impl Store {
             let state = match trouble.reason {
                 Reason::PolicyClosed | Reason::ServiceClosed => ObjectState::Closed,
                 Reason::PartlyRead => ObjectState::Partial,
+                Reason::LastVersionKept => ObjectState::Kept,
                 Reason::NotRead => ObjectState::Rejected,
                 // Of pods, not of their objects.
                 Reason::NotEnforced | Reason::PodClosed | Reason::MixedBackends => continue,
+                // It counts as it is written.
+                Reason::UnresolvedNamedPort => continue,
             };
             *counts.entry((label, state)).or_default() += 1;
             if let Some(whole) = counts.get_mut(&(label, ObjectState::Converted)) {
                 *whole = whole.saturating_sub(1);
             }
         }
-        Objects { counts, ..Objects::default() }
+        Objects { counts, invalid_pods: self.invalid_pods.clone(), ..Objects::default() }
     }
 
     /// The node of this agent is in the cluster.
@@ -193,10 +211,10 @@ impl Store {
         nodes.is_some_and(|nodes| nodes.objects.contains_key(self.node.as_str()))
     }
 
-    /// A pod of this node that has an address, as Events name it.
-    pub(super) fn regarding(&self, pod: &str) -> Option<Regarding> {
-        let uid = self.uids.get(pod)?.clone();
-        Some(Regarding { kind: Kind::Pod, name: pod.into(), uid })
+    /// A pod of this node that has an address, or a policy that names ports, as Events name it.
+    pub(super) fn regarding(&self, kind: Kind, name: &str) -> Option<Regarding> {
+        let uid = self.uids.get(&(kind, name.into()))?.clone();
+        Some(Regarding { kind, name: name.into(), uid })
     }
 
     /// Notes that an object is there; true where its fingerprint is another than before.
@@ -212,6 +230,20 @@ impl Store {
         }
     }
 
+    /// Notes that an object is there, and nothing else of it.
+    fn see_again(&mut self, kind: Kind, name: &str) {
+        let known = self.kinds.entry(kind).or_default();
+        let round = known.round;
+        let seen = known.objects.entry(name.into()).or_insert(Seen { print: UNREAD, round });
+        seen.round = round;
+    }
+
+    /// An object is there, and was converted to something.
+    fn was_read(&self, kind: Kind, name: &str) -> bool {
+        let seen = self.kinds.get(&kind).and_then(|known| known.objects.get(name));
+        seen.is_some_and(|seen| seen.print != UNREAD)
+    }
+
     fn service_change(&mut self, name: &ServiceName) -> Option<Change> {
         let change = Change::Service(name.clone(), self.services.resolved(name));
         if matches!(change, Change::Service(_, None)) {
@@ -222,23 +254,41 @@ impl Store {
         (before != Some(print)).then_some(change)
     }
 
-    fn note_uid(&mut self, name: &str, pod: &Pod, uid: Box<str>) {
-        if pod.node != self.node {
-            return;
-        }
-        if pod.addresses.is_empty() {
-            self.uids.remove(name);
+    /// Notes the uid of an object where it is of use.
+    fn note_uid(&mut self, kind: Kind, name: &str, uid: Box<str>, is_of_use: bool) {
+        if is_of_use {
+            self.uids.insert((kind, name.into()), uid);
         } else {
-            self.uids.insert(name.into(), uid);
+            self.uids.remove(&(kind, name.into()));
         }
     }
 
+    /// `node` is that of a pod of which nothing could ever be read.
+    fn note_invalid_pod(&mut self, kind: Kind, name: &str, node: Option<String>) {
+        if kind != Kind::Pod {
+            return;
+        }
+        let (namespace, own) = name.split_once('/').unwrap_or(("", name));
+        let pod = PodName { namespace: namespace.into(), name: own.into() };
+        match node.filter(|node| *node == self.node) {
+            Some(node) => {
+                let trouble = self.troubles.get(&(kind, name.into()));
+                let reason = trouble.map(|trouble| trouble.note.clone()).unwrap_or_default();
+                self.invalid_pods.insert(pod, InvalidPod { node: Some(node), reason });
+            }
+            None => {
+                self.invalid_pods.remove(&pod);
+            }
+        }
+    }
+
+    /// `read` says whether something of the object can be read, and could be before.
     fn note_trouble(
         &mut self,
         kind: Kind,
         name: &str,
         uid: Box<str>,
-        item: Option<&Item>,
+        read: (bool, bool),
         faults: &[Fault],
     ) {
         let key = (kind, name.into());
@@ -246,7 +296,7 @@ impl Store {
             self.troubles.remove(&key);
             return;
         }
-        let (reason, consequence) = consequence(kind, item.is_some());
+        let (reason, consequence) = consequence(kind, read);
         let wrong: Vec<String> = faults.iter().map(ToString::to_string).collect();
         let note = format!("{}; {consequence}", wrong.join("; "));
         let regarding = Regarding { kind, name: name.into(), uid };
@@ -261,16 +311,29 @@ impl Store {
     }
 }
 
-/// What becomes of an object that could not be read in full.
-const fn consequence(kind: Kind, is_readable: bool) -> (Reason, &'static str) {
-    match (kind, is_readable) {
-        (Kind::NetworkPolicy, true) => {
-            (Reason::PolicyClosed, "closed: the pods that it selects are isolated")
-        }
-        (Kind::Service | Kind::EndpointSlice, true) => {
+/// The fingerprint of an object of which nothing was ever read, and of those that become nothing by
+/// themselves.
+const UNREAD: u64 = 0;
+
+fn service_name(name: &str) -> ServiceName {
+    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+    ServiceName { namespace: namespace.into(), name: name.into() }
+}
+
+/// What becomes of an object that could not be read in full: whether something of it could, and could
+/// be before.
+const fn consequence(kind: Kind, read: (bool, bool)) -> (Reason, &'static str) {
+    match (kind, read) {
+        (Kind::Service | Kind::EndpointSlice, _) => {
             (Reason::ServiceClosed, "isolated pods cannot reach the service by its own addresses")
         }
-        (_, true) => (Reason::PartlyRead, "the rest of it counts"),
-        (_, false) => (Reason::NotRead, "what was read of it last stays in force"),
+        (Kind::NetworkPolicy, (true, _)) => {
+            (Reason::PolicyClosed, "closed: the pods that it selects are isolated")
+        }
+        (_, (true, _)) => (Reason::PartlyRead, "the rest of it counts"),
+        (_, (false, true)) => {
+            (Reason::LastVersionKept, "the last version that could be read stays in force")
+        }
+        (_, (false, false)) => (Reason::NotRead, "it does not count"),
     }
 }

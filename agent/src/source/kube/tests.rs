@@ -6,7 +6,7 @@ use sluice_policy::model::{PodName, PolicyName};
 use super::wire::Object;
 use super::*;
 use crate::convert::arrival;
-use crate::source::ObjectState;
+use crate::source::{ObjectState, PodTroubles};
 
 const NODE: &str = "node-1";
 
@@ -274,7 +274,7 @@ fn pods_in_trouble_are_said_with_their_reason_as_long_as_they_are_there() {
     let first = vec![(Kind::Pod, pod("a", "10.0.0.1", "web")), (Kind::Pod, more)];
     let (mut hub, to_say) = synced(first);
     let because = || "because".to_owned();
-    hub.pods = PodTroubles::from([
+    hub.found.pods = PodTroubles::from([
         (("x/a".into(), PodTrouble::Closed), because()),
         (("x/a".into(), PodTrouble::MixedBackends), because()),
         (("x/b".into(), PodTrouble::NotEnforced), because()),
@@ -306,4 +306,161 @@ fn a_node_that_does_not_exist_is_a_fault() {
     assert_eq!(hub.faults_now(), Vec::<String>::new());
     hub.take(Kind::Node, News::Gone(node(NODE)));
     assert!(faults(&hub.due())[0].starts_with("there is no Node node-1"));
+}
+
+/// A pod whose label is no text.
+fn unreadable_pod(name: &str, node: &str) -> Object {
+    let value = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "x", "labels": {"app": 7}},
+        "spec": {"nodeName": node, "containers": []},
+        "status": {"podIPs": [{"ip": "10.0.0.9"}]},
+    });
+    object(Kind::Pod, &value)
+}
+
+fn outcome(events: &[Event]) -> Objects {
+    let last = events.iter().rev().find_map(|event| match event {
+        Event::Objects(outcome) => Some(outcome.clone()),
+        _ => None,
+    });
+    last.expect("what became of the objects")
+}
+
+#[test]
+fn a_pod_that_cannot_be_read_is_listed_where_it_runs_and_one_that_could_be_stays() {
+    let (mut hub, to_say) = synced(vec![(Kind::Pod, pod("known", "10.0.0.1", "web"))]);
+    hub.take(Kind::Pod, News::Changed(unreadable_pod("known", NODE)));
+    hub.take(Kind::Pod, News::Changed(unreadable_pod("new", NODE)));
+    hub.take(Kind::Pod, News::Changed(unreadable_pod("elsewhere", "node-2")));
+    let events = hub.due();
+    assert_eq!(changes(&events), []);
+    let found = outcome(&events);
+    let count = |state| found.counts.get(&("Pod", state)).copied().unwrap_or_default();
+    let states = [ObjectState::Converted, ObjectState::Kept, ObjectState::Rejected];
+    assert_eq!(states.map(count), [0, 1, 2]);
+    let invalid: Vec<&PodName> = found.invalid_pods.keys().collect();
+    assert_eq!(invalid, [&pod_name("new")]);
+    assert!(found.invalid_pods[&pod_name("new")].reason.contains("metadata.labels.app"));
+    let reasons: Vec<Reason> = to_say.borrow().iter().map(|trouble| trouble.reason).collect();
+    assert_eq!(reasons, [Reason::NotRead, Reason::LastVersionKept, Reason::NotRead]);
+    // It stays kept, and is what it says as soon as that can be read again.
+    hub.take(Kind::Pod, News::Changed(unreadable_pod("known", NODE)));
+    hub.take(Kind::Pod, News::Gone(unreadable_pod("elsewhere", "node-2")));
+    hub.take(Kind::Pod, News::Changed(pod("new", "10.0.0.9", "web")));
+    let found = outcome(&hub.due());
+    assert_eq!(found.counts[&("Pod", ObjectState::Kept)], 1);
+    assert_eq!(found.invalid_pods.len(), 0);
+    hub.take(Kind::Pod, News::Changed(pod("known", "10.0.0.1", "web")));
+    let events = hub.due();
+    assert_eq!(changes(&events), []);
+    assert_eq!(outcome(&events).counts.get(&("Pod", ObjectState::Kept)), None);
+}
+
+#[test]
+fn a_service_or_slice_that_cannot_be_read_any_more_closes_the_service_by_name() {
+    let ready = json!([{"addresses": ["10.0.0.1"]}]);
+    let named = || json!({"name": "h", "port": 8080});
+    let first = vec![
+        (Kind::Service, service("10.96.0.1")),
+        (Kind::EndpointSlice, slice("web-1", ready.clone(), named())),
+    ];
+    let (mut hub, _to_say) = synced(first);
+    let unreadable = |kind: Kind, name: &str| {
+        let mut value = json!({"metadata": {"namespace": "x", "labels": 7}});
+        value["metadata"]["name"] = json!(name);
+        object(kind, &value)
+    };
+    for (kind, name, good) in [
+        (Kind::Service, "web", service("10.96.0.1")),
+        (Kind::EndpointSlice, "web-1", slice("web-1", ready, named())),
+    ] {
+        hub.take(kind, News::Changed(unreadable(kind, name)));
+        let events = hub.due();
+        assert_eq!(backends(&events).expect("one service"), Vec::<String>::new(), "{name}");
+        let fault = &faults(&events)[0];
+        assert!(fault.starts_with(&format!("{} x/{name}: ", kind.as_str())), "{fault}");
+        assert_eq!(outcome(&events).counts[&(kind.as_str(), ObjectState::Closed)], 1);
+        hub.take(kind, News::Changed(good));
+        let events = hub.due();
+        assert_eq!(backends(&events).expect("one service"), ["10.0.0.1:8080"], "{name}");
+        assert_eq!(faults(&events), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_service_with_a_port_or_an_address_that_cannot_be_read_leads_nowhere_on_all_ports() {
+    let of = |field: &str, bad: Value| {
+        let mut value = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "x"},
+            "spec": {"clusterIPs": ["10.96.0.1"], "externalIPs": ["192.0.2.1"], "ports": [
+                {"name": "h", "port": 80}, {"name": "i", "port": 81},
+            ]},
+        });
+        *value.pointer_mut(field).expect("a field") = bad;
+        object(Kind::Service, &value)
+    };
+    let ready =
+        slice("web-1", json!([{"addresses": ["10.0.0.1"]}]), json!({"name": "h", "port": 8080}));
+    for (field, bad, ports) in [
+        ("/spec/ports/1", json!({"name": "i", "port": 81, "targetPort": "no name"}), 2),
+        ("/spec/ports/1", json!({"name": "i", "port": 81, "protocol": "QUIC"}), 1),
+        ("/spec/ports/1", json!({"name": "i", "port": "eighty"}), 1),
+        ("/spec/externalIPs/0", json!("not an address"), 2),
+        ("/spec/clusterIPs/0", json!(7), 2),
+    ] {
+        let (mut hub, to_say) = synced(vec![(Kind::EndpointSlice, ready.clone())]);
+        hub.take(Kind::Service, News::Changed(of(field, bad.clone())));
+        let events = hub.due();
+        let [Change::Service(_, Some(service))] = &changes(&events)[..] else {
+            panic!("{events:?}")
+        };
+        assert_eq!(service.ports.len(), ports, "{bad}");
+        assert!(service.ports.iter().all(|port| port.backends.is_empty()), "{bad}");
+        assert_eq!(to_say.borrow()[0].reason, Reason::ServiceClosed);
+        assert!(faults(&events)[0].starts_with("Service x/web: spec."), "{events:?}");
+    }
+}
+
+#[test]
+fn a_pod_without_an_address_is_nothing_to_say_and_one_that_lost_it_neither() {
+    let (mut hub, to_say) = synced(vec![(Kind::Pod, pod("a", "10.0.0.1", "web"))]);
+    let trouble = (("x/a".into(), PodTrouble::NotEnforced), "why".to_owned());
+    hub.found.pods = PodTroubles::from([trouble]);
+    hub.say();
+    assert_eq!(to_say.borrow().len(), 1);
+    let mut value = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "x"},
+        "spec": {"nodeName": NODE, "containers": []}, "status": {},
+    });
+    value["metadata"]["uid"] = json!("u");
+    hub.take(Kind::Pod, News::Changed(object(Kind::Pod, &value)));
+    hub.due();
+    assert_eq!(*to_say.borrow(), []);
+}
+
+#[test]
+fn a_policy_that_names_a_port_that_no_pod_has_is_said_on_the_policy_while_it_does() {
+    let naming = |port: Value| {
+        let value = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": "p", "namespace": "x"},
+            "spec": {"podSelector": {}, "ingress": [{"ports": [{"port": port}]}]},
+        });
+        object(Kind::NetworkPolicy, &value)
+    };
+    let (mut hub, to_say) = synced(vec![(Kind::NetworkPolicy, naming(json!("web")))]);
+    let name = PolicyName {
+        kind: sluice_policy::model::PolicyKind::NetworkPolicy,
+        namespace: Some("x".into()),
+        name: "p".into(),
+    };
+    hub.found.unresolved_ports = [(name, "no pod has it".to_owned())].into();
+    hub.say();
+    let said: Vec<_> = to_say.borrow().iter().map(|t| (t.reason, t.regarding.kind)).collect();
+    assert_eq!(said, [(Reason::UnresolvedNamedPort, Kind::NetworkPolicy)]);
+    // The agent looks again only now and then; this says at once that it was changed.
+    hub.take(Kind::NetworkPolicy, News::Changed(naming(json!(80))));
+    hub.due();
+    assert_eq!(*to_say.borrow(), []);
 }
