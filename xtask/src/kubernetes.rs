@@ -5,10 +5,10 @@
 //! again only when one of those files has changed.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use crate::process::{find, program};
 use crate::workspace;
@@ -18,6 +18,12 @@ pub(crate) const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
 /// Version of Kubernetes, as it is to say itself.
 const VERSION: &str = "v1.34.4";
+
+/// What Go is told for both.
+const FLAGS: &str = "-mod=mod -trimpath -buildvcs=false";
+
+/// File in the cache that holds what its programs were built from.
+const NOTE: &str = "built-from";
 
 /// Where Go is installed when it is not in the path.
 const GO: &str = "/usr/local/go/bin/go";
@@ -43,19 +49,15 @@ const PROGRAMS: &[Built] = &[
 /// is said in one line.
 ///
 /// # Errors
-/// They could not be built.
+/// They could not be built, or the folder that is given lacks one.
 pub(crate) fn assets() -> anyhow::Result<Option<PathBuf>> {
-    if let Some(given) = env::var_os(ASSETS).map(PathBuf::from)
-        && has_all(&given)
-    {
-        let whole = given.canonicalize().with_context(|| given.display().to_string())?;
-        return Ok(Some(whole));
+    if let Some(given) = given(env::var_os(ASSETS).map(PathBuf::from))? {
+        return Ok(Some(given));
     }
     let home = env::var_os("HOME").context("HOME is not set")?;
     let cache = Path::new(&home).join(".cache/sluice/kubernetes");
     let wanted = sources()?;
-    let note = cache.join("built-from");
-    if has_all(&cache) && fs::read_to_string(&note).is_ok_and(|built| built == wanted) {
+    if is_current(&cache, &wanted) {
         return Ok(Some(cache));
     }
     let Some(go) = find("go").or_else(|| Some(PathBuf::from(GO)).filter(|go| go.is_file())) else {
@@ -66,16 +68,54 @@ pub(crate) fn assets() -> anyhow::Result<Option<PathBuf>> {
         return Ok(None);
     };
     fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    let _alone = lock(&cache)?;
+    if !is_current(&cache, &wanted) {
+        build_all(&go, &cache, &wanted)?;
+    }
+    Ok(Some(cache))
+}
+
+/// The folder that is given, if one is.
+fn given(folder: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
+    let Some(folder) = folder else { return Ok(None) };
+    let shown = folder.display().to_string();
+    for Built { program, .. } in PROGRAMS {
+        ensure!(
+            folder.join(program).is_file(),
+            "{ASSETS} is {shown}, where there is no {program}: put it there, or unset {ASSETS}"
+        );
+    }
+    folder.canonicalize().with_context(|| shown).map(Some)
+}
+
+/// Waits until nobody else builds there. The lock ends with the file.
+fn lock(cache: &Path) -> anyhow::Result<File> {
+    let path = cache.join("lock");
+    let shown = path.display().to_string();
+    let file = File::create(&path).with_context(|| shown.clone())?;
+    if file.try_lock().is_err() {
+        println!("another process builds kube-apiserver and etcd; waiting for it");
+        file.lock().with_context(|| shown)?;
+    }
+    Ok(file)
+}
+
+/// What is in the cache was built from these sources.
+fn is_current(cache: &Path, wanted: &str) -> bool {
+    has_all(cache) && fs::read_to_string(cache.join(NOTE)).is_ok_and(|built| built == wanted)
+}
+
+fn build_all(go: &Path, cache: &Path, wanted: &str) -> anyhow::Result<()> {
+    let note = cache.join(NOTE);
     // A build that is broken off leaves programs of two versions, and no note.
     if note.exists() {
         fs::remove_file(&note).with_context(|| note.display().to_string())?;
     }
     println!("kube-apiserver and etcd are built once, which takes minutes:");
     for built in PROGRAMS {
-        build(&go, built, &cache)?;
+        build(go, built, cache)?;
     }
-    fs::write(&note, wanted).with_context(|| note.display().to_string())?;
-    Ok(Some(cache))
+    fs::write(&note, wanted).with_context(|| note.display().to_string())
 }
 
 fn has_all(folder: &Path) -> bool {
@@ -86,33 +126,83 @@ fn module(built: &Built) -> PathBuf {
     workspace::root().join("tests/apiserver").join(built.module)
 }
 
-/// What the programs are built from: their modules' files, and what they are told.
+/// What the programs are built from, and how: the whole of their modules' files, and what the compiler
+/// is told.
 fn sources() -> anyhow::Result<String> {
-    let mut text = format!("{VERSION}\n");
+    let mut text = format!("{FLAGS}\n{}\n", linker_flags());
     for built in PROGRAMS {
-        let path = module(built).join("go.mod");
-        text += &fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        text += &format!("{} {}\n", built.program, built.package);
+        for file in ["go.mod", "go.sum"] {
+            let path = module(built).join(file);
+            text += &fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        }
     }
     Ok(text)
 }
 
-fn build(go: &Path, built: &Built, cache: &Path) -> anyhow::Result<()> {
+/// The version that the programs are to say.
+fn linker_flags() -> String {
     let minor = VERSION.split('.').nth(1).unwrap_or_default();
     let version = "k8s.io/component-base/version";
-    let flags = format!(
+    format!(
         "-s -w -X {version}.gitVersion={VERSION} -X {version}.gitMajor=1 -X {version}.gitMinor={minor}"
-    );
+    )
+}
+
+fn build(go: &Path, built: &Built, cache: &Path) -> anyhow::Result<()> {
     // Built beside its place, so that a build that was broken off leaves nothing half done there.
     let staged = cache.join(format!("{}.staged", built.program));
     program(go)
         .directory(&module(built))
         .env("GOWORK", "off")
         .env("CGO_ENABLED", "0")
-        .env("GOFLAGS", "-mod=mod -trimpath -buildvcs=false")
-        .args(["build", "-ldflags", &flags, "-o"])
+        .env("GOFLAGS", FLAGS)
+        .args(["build", "-ldflags", &linker_flags(), "-o"])
         .arg(&staged)
         .arg(built.package)
         .run()?;
     let place = cache.join(built.program);
     fs::rename(&staged, &place).with_context(|| place.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_given_and_lacks_a_program_is_an_error_that_names_both() {
+        let folder = tempfile::tempdir().expect("a directory");
+        assert!(given(None).expect("nothing is given").is_none());
+        fs::write(folder.path().join("kube-apiserver"), "").expect("written");
+        let error = given(Some(folder.path().into())).expect_err("there is no etcd").to_string();
+        assert!(error.contains("no etcd") && error.contains(ASSETS), "{error}");
+        fs::write(folder.path().join("etcd"), "").expect("written");
+        assert!(given(Some(folder.path().into())).expect("both are there").is_some());
+    }
+
+    #[test]
+    fn programs_that_were_built_from_other_sums_or_flags_are_not_current() {
+        let sources = sources().expect("the modules' files");
+        assert!(sources.contains(FLAGS) && sources.contains(&linker_flags()));
+        // A line of a go.sum.
+        assert!(sources.contains("/go.mod h1:"));
+        let cache = tempfile::tempdir().expect("a directory");
+        for file in ["kube-apiserver", "etcd"] {
+            fs::write(cache.path().join(file), "").expect("written");
+        }
+        assert!(!is_current(cache.path(), &sources));
+        fs::write(cache.path().join(NOTE), &sources).expect("written");
+        assert!(is_current(cache.path(), &sources));
+        assert!(!is_current(cache.path(), &sources.replace("h1:", "h2:")));
+    }
+
+    #[test]
+    fn two_do_not_build_at_a_time() {
+        let cache = tempfile::tempdir().expect("a directory");
+        let first = lock(cache.path()).expect("locked");
+        let second = File::open(cache.path().join("lock")).expect("opened");
+        assert!(second.try_lock().is_err());
+        drop(first);
+        second.try_lock().expect("locked");
+    }
 }

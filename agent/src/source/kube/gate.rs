@@ -66,8 +66,15 @@ impl Gate {
     pub(super) fn hold(&mut self, changes: Vec<Change>) {
         if self.is_open() {
             self.passing.extend(changes);
-        } else {
-            self.held.extend(changes.into_iter().map(|change| (Key::of(&change), change)));
+            return;
+        }
+        for change in changes {
+            // Of what comes and goes while it is closed nobody has heard, and there may be no end of it.
+            if is_removal(&change) {
+                self.held.remove(&Key::of(&change));
+            } else {
+                self.held.insert(Key::of(&change), change);
+            }
         }
     }
 
@@ -84,6 +91,17 @@ impl Gate {
         changes.sort_by_key(rank);
         changes
     }
+}
+
+const fn is_removal(change: &Change) -> bool {
+    matches!(
+        change,
+        Change::Namespace(_, None)
+            | Change::Pod(_, None)
+            | Change::Policy(_, None)
+            | Change::Service(_, None)
+            | Change::Endpoint(_, None)
+    )
 }
 
 const fn rank(change: &Change) -> u8 {
@@ -119,6 +137,19 @@ mod tests {
         assert_eq!(gate.release(), []);
         gate.hold(vec![pod.clone()]);
         assert_eq!(gate.release(), [pod]);
+    }
+
+    #[test]
+    fn what_comes_and_goes_while_the_gate_is_closed_leaves_nothing_behind() {
+        let mut gate = Gate::new([Kind::Namespace]);
+        for i in 0..1000 {
+            let name = PodName { namespace: "x".into(), name: format!("a-{i}") };
+            gate.hold(vec![Change::Pod(name.clone(), Some(Pod::default()))]);
+            gate.hold(vec![Change::Pod(name, None)]);
+        }
+        assert_eq!(gate.held.len(), 0);
+        gate.complete(Kind::Namespace);
+        assert_eq!(gate.release(), []);
     }
 
     #[test]
