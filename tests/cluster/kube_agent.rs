@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sluice::status::EnforcementState;
 use sluice_tests::apiserver::{cluster, pod};
+use sluice_tests::http;
 use sluice_tests::node::{NODE, Node};
 use sluice_tests::traffic::{OPEN, SERVER, Traffic, bind};
 
@@ -101,6 +102,92 @@ fn the_agent_has_the_rights_that_it_needs_and_no_other() {
             assert!(!server.can(USER, verb, "", plural), "{verb} {plural}");
         }
     }
+}
+
+#[test]
+fn readiness_names_the_kind_that_the_agent_may_not_watch_until_it_may() {
+    let Some((machine, server)) = cluster(BINARY) else { return };
+    let role = server.get("ClusterRole", "sluice").expect("it is shipped");
+    let role_with = |rules: &[Value]| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": "sluice"}, "rules": rules,
+        })
+    };
+    let rules = role["rules"].as_array().expect("a list");
+    let is_of_slices = |rule: &&Value| rule["resources"] == json!(["endpointslices"]);
+    let fewer: Vec<Value> = rules.iter().filter(|rule| !is_of_slices(rule)).cloned().collect();
+    assert_eq!(fewer.len(), rules.len() - 1);
+    server.apply(role_with(&fewer));
+    let _agent = machine.spawn_agent();
+    let readiness = || http::agent(&machine, "/readyz");
+    until("a reason", &machine, || readiness().body.contains("EndpointSlice: watch: "));
+    let answer = readiness();
+    assert_eq!(answer.status, 503);
+    for part in ["endpointslices", "discovery.k8s.io", "deploy/rbac.yaml"] {
+        assert!(answer.body.contains(part), "{answer:?}");
+    }
+    for kind in ["Namespace:", "Node:", "Pod:", "Service:", "NetworkPolicy:"] {
+        assert!(!answer.body.contains(&format!("missing: {kind}")), "{kind} {answer:?}");
+    }
+    let connected = |kind: &str| {
+        let metrics = http::agent(&machine, "/metrics").body;
+        http::sample(&metrics, &format!("sluice_watch_connected{{kind=\"{kind}\"}}"))
+    };
+    assert_eq!((connected("EndpointSlice"), connected("Pod")), (Some(0.0), Some(1.0)));
+    // The server lets in once it may, and nobody has to start anything again.
+    server.apply(role_with(rules));
+    until("readiness", &machine, || readiness().status == 200);
+    assert_eq!(machine.endpoint("x/server").state, EnforcementState::Enforced);
+}
+
+#[test]
+fn a_named_port_that_no_pod_has_is_said_on_the_policy_once_and_in_the_status() {
+    let Some((machine, server)) = cluster(BINARY) else { return };
+    let agent = machine.start_agent();
+    let naming = |name: &str, app: &str, port: Value| {
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": name, "namespace": "x"},
+            "spec": {
+                "podSelector": {"matchLabels": {"app": app}},
+                "ingress": [{"ports": [{"port": port}]}],
+            },
+        })
+    };
+    server.apply(naming("here", "server", json!("metrics")));
+    // Of the pods that this one selects none runs here.
+    server.apply_pod(pod("remote", "node-2", LOST, "remote"));
+    server.apply(naming("elsewhere", "remote", json!("metrics")));
+    let said = || server.events("NetworkPolicy", "x/here");
+    let look = || {
+        // What the agent does every 30 s by itself.
+        machine.heal();
+        machine.status().warnings
+    };
+    until("the warning", &machine, || !look().is_empty());
+    let warnings = look();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let expected = "NetworkPolicy x/here: spec.ingress[0].ports[0].port: no pod";
+    assert!(warnings[0].starts_with(expected), "{warnings:?}");
+    assert_eq!(machine.status().faults, Vec::<String>::new());
+    until("the Event", &machine, || !said().is_empty());
+    assert_eq!(said()[0]["reason"], "UnresolvedNamedPort");
+    assert_eq!(said()[0]["type"], "Warning");
+    // Another agent finds the same and says the same, which is there already.
+    agent.kill();
+    let _agent = machine.start_agent();
+    until("the warning again", &machine, || !look().is_empty());
+    server.apply(naming("other", "server", json!("other")));
+    until("an Event on another", &machine, || {
+        look();
+        !server.events("NetworkPolicy", "x/other").is_empty()
+    });
+    assert_eq!(said().len(), 1, "{:#?}", said());
+    assert_eq!(server.events("NetworkPolicy", "x/elsewhere"), Vec::<Value>::new());
+    server.apply(naming("here", "server", json!(80)));
+    server.apply(naming("other", "server", json!(81)));
+    until("no warnings", &machine, || look().is_empty());
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod random;
 pub mod scene;
 pub mod simulated;
 pub mod traffic;
+pub mod translate;
 
 /// Fails with a message where the test does not run as root. `cargo xtask test` does.
 ///

@@ -223,16 +223,13 @@ impl Node {
 
     /// The command that starts an agent.
     pub fn agent_command(&self) -> Command {
-        if let Some(kubeconfig) = &self.kubeconfig {
-            let mut command = self.sluice(&["agent", "--node-name", NODE]);
-            command.arg("--kubeconfig").arg(kubeconfig);
-            return command;
-        }
-        let source = format!("dir:{}", self.manifests().display());
         let metrics = METRICS.to_string();
         let fixed = ["agent", "--node-name", NODE, "--metrics-listen", &metrics];
         let mut command = self.sluice(&fixed);
-        command.args(["--source", &source]);
+        match &self.kubeconfig {
+            Some(kubeconfig) => command.arg("--kubeconfig").arg(kubeconfig),
+            None => command.arg("--source").arg(format!("dir:{}", self.manifests().display())),
+        };
         command
     }
 

@@ -69,6 +69,14 @@ struct Seen {
     round: u32,
 }
 
+/// When something of an object could be read last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    Now,
+    Before,
+    Never,
+}
+
 impl Store {
     /// Nothing is known yet. `node` is the one whose pods are enforced here.
     pub(super) fn new(node: String) -> Self {
@@ -93,9 +101,13 @@ impl Store {
     /// An object is there, or has changed.
     pub(super) fn put(&mut self, kind: Kind, object: Object) -> Vec<Change> {
         let Object { name, uid, arrival: Arrival { item, faults, node } } = object;
-        let was_read = self.was_read(kind, &name);
-        self.note_trouble(kind, &name, uid.clone(), (item.is_some(), was_read), &faults);
-        self.note_invalid_pod(kind, &name, node.filter(|_| item.is_none() && !was_read));
+        let read = match (&item, self.was_read(kind, &name)) {
+            (Some(_), _) => Read::Now,
+            (None, true) => Read::Before,
+            (None, false) => Read::Never,
+        };
+        self.note_trouble(kind, &name, uid.clone(), read, &faults);
+        self.note_invalid_pod(kind, &name, node.filter(|_| read == Read::Never));
         let whole = faults.is_empty();
         let change = match item {
             Some(Item::Namespace(namespace)) => {
@@ -265,7 +277,7 @@ impl Store {
 
     /// `node` is that of a pod of which nothing could ever be read.
     fn note_invalid_pod(&mut self, kind: Kind, name: &str, node: Option<String>) {
-        if kind != Kind::Pod {
+        if kind != Kind::Pod || (node.is_none() && self.invalid_pods.is_empty()) {
             return;
         }
         let (namespace, own) = name.split_once('/').unwrap_or(("", name));
@@ -282,13 +294,12 @@ impl Store {
         }
     }
 
-    /// `read` says whether something of the object can be read, and could be before.
     fn note_trouble(
         &mut self,
         kind: Kind,
         name: &str,
         uid: Box<str>,
-        read: (bool, bool),
+        read: Read,
         faults: &[Fault],
     ) {
         let key = (kind, name.into());
@@ -320,20 +331,19 @@ fn service_name(name: &str) -> ServiceName {
     ServiceName { namespace: namespace.into(), name: name.into() }
 }
 
-/// What becomes of an object that could not be read in full: whether something of it could, and could
-/// be before.
-const fn consequence(kind: Kind, read: (bool, bool)) -> (Reason, &'static str) {
+/// What becomes of an object that could not be read in full.
+const fn consequence(kind: Kind, read: Read) -> (Reason, &'static str) {
     match (kind, read) {
         (Kind::Service | Kind::EndpointSlice, _) => {
             (Reason::ServiceClosed, "isolated pods cannot reach the service by its own addresses")
         }
-        (Kind::NetworkPolicy, (true, _)) => {
+        (Kind::NetworkPolicy, Read::Now) => {
             (Reason::PolicyClosed, "closed: the pods that it selects are isolated")
         }
-        (_, (true, _)) => (Reason::PartlyRead, "the rest of it counts"),
-        (_, (false, true)) => {
+        (_, Read::Now) => (Reason::PartlyRead, "the rest of it counts"),
+        (_, Read::Before) => {
             (Reason::LastVersionKept, "the last version that could be read stays in force")
         }
-        (_, (false, false)) => (Reason::NotRead, "it does not count"),
+        (_, Read::Never) => (Reason::NotRead, "it does not count"),
     }
 }
