@@ -72,8 +72,9 @@ pub struct EndpointStatus {
     pub state: EnforcementState,
     /// Why not, or what to know besides.
     pub reason: Option<String>,
-    /// Of a pod that is not enforced: the reason as one word, as in the metric
-    /// `sluice_unenforced_endpoints`.
+    /// The reason as one word. Of a pod whose policies are not in force: as in the metric
+    /// `sluice_unenforced_endpoints`. Of what is enforced without an object: `object-gone`,
+    /// `object-unknown` or `interface-of-nobody`.
     #[serde(default)]
     pub cause: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! The agent's life: restart, kill, adoption, healing, removal. Needs root.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,26 +13,12 @@ use sluice_common::abi::{ABI_VERSION, Control, Direction, Versioned};
 use sluice_common::reason::Reason;
 use sluice_policy::diff::{KernelState, Op};
 use sluice_tests::node::{Node, allow_clients, pod, pod_created};
-use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, Traffic, bind, client_and_server};
+use sluice_tests::traffic::{
+    CLIENT, OPEN, SERVER, SHUT, Traffic, bind, client_and_server, reaches,
+};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
-
-/// Sends one datagram from a new socket in a pod, and says whether it came.
-fn reaches(node: &Node, from: &str, server: &UdpSocket) -> bool {
-    let to = server.local_addr().expect("an address");
-    let client = node.inside(from, || UdpSocket::bind("0.0.0.0:0")).expect("bound");
-    let sent = format!("from {}", client.local_addr().expect("an address"));
-    client.send_to(sent.as_bytes(), to).expect("sent");
-    server.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
-    let mut buffer = [0; 64];
-    while let Ok(length) = server.recv(&mut buffer) {
-        if &buffer[..length] == sent.as_bytes() {
-            return true;
-        }
-    }
-    false
-}
 
 fn maps(node: &Node) -> KernelMaps {
     KernelMaps::open(&maps_of(&node.bpffs())).expect("pinned tables")
@@ -196,11 +182,14 @@ fn notes_older_than_the_kernel_are_not_believed() {
     // Meanwhile the server has another place, and its old one is another pod's.
     let agent = node.start_agent();
     let server = node.endpoint("x/server");
+    node.remove_pod("server");
     node.unwrite("server.yaml");
     node.add_pod("other", OTHER);
     node.write("other.yaml", &pod("other", OTHER, "{app: server}"));
     node.sync();
+    node.remove_pod("other");
     node.unwrite("other.yaml");
+    node.add_pod("server", SERVER);
     node.write("server.yaml", &pod("server", SERVER, "{app: server}"));
     node.sync();
     let before = node.endpoint("x/server");

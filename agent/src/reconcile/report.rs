@@ -1,6 +1,7 @@
 //! What the reconciler says of itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use sluice_common::abi::{Direction, RULE_MAX, RuleId, SLOT_NONE};
 use sluice_policy::model::{Action, PodName, RuleName, ServiceName};
@@ -26,10 +27,8 @@ impl<K: Kernel> Reconciler<K> {
     /// Local pods that have addresses and are not found, or found and not enforced: why, by name.
     pub fn missing(&self) -> BTreeMap<PodName, String> {
         let unfound = self.assignment.iter().filter_map(|(pod, found)| match found {
-            Err(reason @ (NotFound::NoInterface | NotFound::NoHostSide(_))) => {
-                Some((pod.clone(), reason.to_string()))
-            }
-            _ => None,
+            Ok(_) | Err(NotFound::NoAddress | NotFound::AddressOf(_)) => None,
+            Err(reason) => Some((pod.clone(), reason.to_string())),
         });
         let refused = self.refused.iter().map(|(pod, reason)| (pod.clone(), reason.to_string()));
         refused.chain(unfound).collect()
@@ -60,9 +59,10 @@ impl<K: Kernel> Reconciler<K> {
         self.kernel.foreign(ifindex).unwrap_or_default()
     }
 
-    /// All local pods, without programs of others.
+    /// All local pods and what is enforced beside them, without programs of others.
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
-        self.local.keys().map(|pod| self.endpoint(pod)).collect()
+        let names: BTreeSet<&PodName> = self.local.keys().chain(self.held.keys()).collect();
+        names.into_iter().map(|pod| self.endpoint(pod)).collect()
     }
 
     /// How full the tables are.
@@ -119,39 +119,64 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     fn endpoint(&self, pod: &PodName) -> EndpointStatus {
-        let (interfaces, unfound) = match self.assignment.get(pod) {
-            Some(Ok(interfaces)) => (interfaces.clone(), None),
-            Some(Err(reason)) => (Vec::new(), Some(Unenforced::NotFound(reason.clone()))),
-            None => (Vec::new(), Some(Unenforced::Pending)),
+        let held = self.held.get(pod);
+        let (interfaces, unfound) = match (self.assignment.get(pod), held) {
+            (Some(Ok(interfaces)), _) => (interfaces.as_slice(), None),
+            (_, Some(held)) => (held.interfaces.as_slice(), None),
+            (Some(Err(reason)), _) => (&[][..], Some(Unenforced::NotFound(reason.clone()))),
+            (None, None) => (&[][..], Some(Unenforced::Pending)),
         };
         let place = self.slots.places().get(pod);
         let (slot, epoch) = place.map_or((0, 0), |place| (place.slot, place.epoch));
         let (ingress, egress) =
             (self.is_governed(slot, Direction::Ingress), self.is_governed(slot, Direction::Egress));
-        let reason = self.refused.get(pod).cloned().or(unfound);
-        let overflow = self.compiler.overflows().iter().find(|overflow| overflow.pod == *pod);
         let led = interfaces.iter().all(|i| self.leading.get(&i.ifindex) == Some(&slot));
-        let reason =
-            reason.or_else(|| ((ingress || egress) && !led).then_some(Unenforced::Pending));
-        let state = match (&reason, overflow) {
-            (Some(_), _) => EnforcementState::NotEnforced,
-            (None, Some(_)) => EnforcementState::Closed,
-            (None, None) if !ingress && !egress => EnforcementState::NotIsolated,
-            (None, None) => EnforcementState::Enforced,
+        let pending = ((ingress || egress) && !led).then_some(Unenforced::Pending);
+        let refused = self.refused.get(pod).cloned().or(unfound).or(pending);
+        let overflow = self.compiler.overflows().iter().find(|overflow| overflow.pod == *pod);
+        let is_shut = held.is_some_and(|held| held.why.is_closed());
+        let state = match &refused {
+            Some(Unenforced::NotFound(NotFound::Contested(_))) if self.is_contest_closed() => {
+                EnforcementState::Closed
+            }
+            Some(_) => EnforcementState::NotEnforced,
+            None if overflow.is_some() || is_shut => EnforcementState::Closed,
+            None if !ingress && !egress => EnforcementState::NotIsolated,
+            None => EnforcementState::Enforced,
         };
-        let overflow = overflow.map(ToString::to_string);
+        let why = held.map(|held| (held.why.label(), held.why.to_string()));
+        let why = refused.map(|reason| (reason.label(), reason.to_string())).or(why);
         EndpointStatus {
             pod: pod.to_string(),
-            addresses: self.local.get(pod).map(|pod| pod.addresses.clone()).unwrap_or_default(),
+            addresses: self.addresses(pod),
             interfaces: interfaces.iter().map(interface_status).collect(),
             slot,
             epoch,
             ingress,
             egress,
             state,
-            cause: reason.as_ref().map(|reason| reason.label().into()),
-            reason: reason.map(|reason| reason.to_string()).or(overflow),
+            cause: why.as_ref().map(|(label, _)| (*label).into()),
+            reason: why.map(|(_, reason)| reason).or(overflow.map(ToString::to_string)),
         }
+    }
+
+    fn addresses(&self, pod: &PodName) -> Vec<IpAddr> {
+        match self.local.get(pod) {
+            Some(pod) => pod.addresses.clone(),
+            None => {
+                let place = self.slots.places().get(pod);
+                place.into_iter().flat_map(|p| &p.incarnation.addresses).copied().collect()
+            }
+        }
+    }
+
+    /// Every interface that is closed because of an address on it is led to its place.
+    fn is_contest_closed(&self) -> bool {
+        let mut closed = self.held.iter().filter(|(_, held)| held.why.is_closed());
+        closed.all(|(name, held)| {
+            let slot = self.slots.places().get(name).map(|place| place.slot);
+            held.interfaces.iter().all(|i| self.leading.get(&i.ifindex) == slot.as_ref())
+        })
     }
 }
 
