@@ -228,6 +228,10 @@ fn uninstalling_leaves_nothing_and_can_be_repeated() {
     assert!(!reaches(&node, "client", &shut));
     agent.stop();
     assert!(!reaches(&node, "client", &shut), "enforcement outlives the agent");
+    let status = node.sluice(&["status"]).output().expect("run");
+    assert_eq!(status.status.code(), Some(1), "no agent follows what changes: {status:?}");
+    let printed = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(printed.contains("what the last one pinned is"), "{printed}");
     for _ in 0..2 {
         let done = node.sluice(&["agent", "--uninstall"]).output().expect("run");
         assert!(done.status.success(), "{done:?}");

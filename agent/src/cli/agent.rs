@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use sluice_policy::model::PodName;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -24,6 +23,7 @@ use crate::datapath::enforcer::{self, Enforcer};
 use crate::datapath::pins::{Pins, PinsError};
 use crate::endpoint::links::Links;
 use crate::endpoint::slots::{Lingering, Slots};
+use crate::lock::{self, LockError};
 use crate::metrics::{self, Inquiries};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel as _;
@@ -237,15 +237,16 @@ async fn serve_metrics(args: &AgentArguments) -> anyhow::Result<Inquiries> {
 
 /// Takes the lock of the notes' directory: those of one agent mean nothing to another's tables.
 fn hold_state_dir(path: &Path) -> anyhow::Result<Flock<File>> {
-    let directory = File::open(path).with_context(|| path.display().to_string())?;
-    match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+    match lock::hold(path) {
         Ok(held) => Ok(held),
-        Err((_, Errno::EWOULDBLOCK)) => bail!(
+        Err(LockError::Held) => bail!(
             "another agent keeps its notes in {}: end that one, or give this one a directory of its \
              own with --state-dir",
             path.display()
         ),
-        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        Err(LockError::Io(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
     }
 }
 
