@@ -142,6 +142,9 @@ pub struct TableStatus {
     pub used: u64,
     /// Elements that fit.
     pub capacity: u64,
+    /// Of a table that packets fill: how long ago it was counted. Policy's own are known at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<u64>,
 }
 
 impl TableStatus {
@@ -151,6 +154,7 @@ impl TableStatus {
             table: table.into(),
             used: used as u64,
             capacity: capacity.into(),
+            age_seconds: None,
         };
         vec![
             status("endpoints", tables.endpoints.len(), ENDPOINT_MAX - 1),

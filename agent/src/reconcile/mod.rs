@@ -23,6 +23,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use sluice_common::abi::{Direction, SLOT_NONE};
@@ -39,6 +40,7 @@ use crate::endpoint::links::IfIndex;
 use crate::endpoint::slots::Slots;
 use crate::endpoint::{Assignment, LocalPod, Scan, Unenforced};
 use crate::state::State;
+use crate::status::TableStatus;
 
 /// Brings the kernel to what should be, for one node.
 #[derive(Debug)]
@@ -68,6 +70,8 @@ pub struct Reconciler<K> {
     refused: BTreeMap<PodName, Unenforced>,
     adopted: bool,
     corrections: u64,
+    /// How full the tables are that packets fill, when that was last counted.
+    of_packets: Option<(Instant, Vec<TableStatus>)>,
     site: Site,
 }
 
@@ -100,6 +104,7 @@ impl<K: Kernel> Reconciler<K> {
             refused: BTreeMap::new(),
             adopted: false,
             corrections: 0,
+            of_packets: None,
             site: Site::default(),
         }
     }
@@ -174,7 +179,15 @@ impl<K: Kernel> Reconciler<K> {
             corrections += 1;
         }
         self.corrections += corrections;
+        self.count_packets_tables()?;
         Ok(self.corrections - before)
+    }
+
+    /// Too dear for every scrape: what is told then is of the last time.
+    fn count_packets_tables(&mut self) -> anyhow::Result<()> {
+        let counted = self.kernel.of_packets().context("cannot count the tables of packets")?;
+        self.of_packets = Some((Instant::now(), counted));
+        Ok(())
     }
 
     fn store_notes(&mut self) -> anyhow::Result<()> {
@@ -258,6 +271,7 @@ impl<K: Kernel> Reconciler<K> {
         if complete && !self.adopted {
             self.kernel.settle()?;
             self.adopted = true;
+            self.count_packets_tables()?;
         }
         self.slots.recycle();
         Ok(())

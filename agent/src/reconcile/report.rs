@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use sluice_common::abi::{Direction, RULE_MAX, RuleId, SLOT_NONE};
-use sluice_policy::model::{Action, PodName, RuleName, ServiceName};
+use sluice_common::abi::{Direction, ENDPOINT_MAX, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX};
+use sluice_policy::capacity::{Overflow, Table};
+use sluice_policy::model::{Action, PodName, RuleName, Service, ServiceName};
 
 use super::{Kernel, Reconciler};
 use crate::datapath::counters::Snapshot;
@@ -24,6 +25,14 @@ impl<K: Kernel> Reconciler<K> {
         self.corrections
     }
 
+    /// True if [`Self::missing`] has any.
+    pub fn is_something_missing(&self) -> bool {
+        let unfound = |found: &Result<_, NotFound>| {
+            !matches!(found, Ok(_) | Err(NotFound::NoAddress | NotFound::AddressOf(_)))
+        };
+        !self.refused.is_empty() || self.assignment.values().any(unfound)
+    }
+
     /// Local pods that have addresses and are not found, or found and not enforced: why, by name.
     pub fn missing(&self) -> BTreeMap<PodName, String> {
         let unfound = self.assignment.iter().filter_map(|(pod, found)| match found {
@@ -36,7 +45,19 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Sets that did not fit and were closed, each with its endpoint.
     pub fn overflows(&self) -> Vec<String> {
-        self.compiler.overflows().iter().map(ToString::to_string).collect()
+        self.compiler.overflows().iter().map(|overflow| self.in_words(overflow)).collect()
+    }
+
+    /// An overflow, and what takes most of the room where one object can.
+    fn in_words(&self, overflow: &Overflow) -> String {
+        let services = self.compiler.world().services.iter();
+        let sizes = services.map(|(name, service)| (vips_of(service), name));
+        match sizes.max().filter(|_| overflow.shortage.table == Table::Vips) {
+            Some((vips, name)) => {
+                format!("{overflow}; the largest service is {name}, which needs {vips}")
+            }
+            None => overflow.to_string(),
+        }
     }
 
     /// By pod, the services that are closed to it because their backends get different verdicts, in
@@ -72,7 +93,24 @@ impl<K: Kernel> Reconciler<K> {
             table: "rule_hits".into(),
             used: self.compiler.names().rules.len() as u64,
             capacity: (RULE_MAX - 1).into(),
+            age_seconds: None,
         });
+        let high = self.leading.keys().filter(|ifindex| **ifindex >= SLOTS_BY_INDEX).count();
+        let slots = [
+            ("endpoint_slots", self.leading.len() - high, SLOTS_BY_INDEX),
+            ("endpoint_slots_high", high, ENDPOINT_MAX),
+        ];
+        tables.extend(slots.map(|(table, used, capacity)| TableStatus {
+            table: table.into(),
+            used: used as u64,
+            capacity: capacity.into(),
+            age_seconds: None,
+        }));
+        if let Some((counted, of_packets)) = &self.of_packets {
+            let age_seconds = Some(counted.elapsed().as_secs());
+            let aged = |table: &TableStatus| TableStatus { age_seconds, ..table.clone() };
+            tables.extend(of_packets.iter().map(aged));
+        }
         tables
     }
 
@@ -156,7 +194,7 @@ impl<K: Kernel> Reconciler<K> {
             egress,
             state,
             cause: why.as_ref().map(|(label, _)| (*label).into()),
-            reason: why.map(|(_, reason)| reason).or(overflow.map(ToString::to_string)),
+            reason: why.map(|(_, reason)| reason).or(overflow.map(|o| self.in_words(o))),
         }
     }
 
@@ -178,6 +216,11 @@ impl<K: Kernel> Reconciler<K> {
             held.interfaces.iter().all(|i| self.leading.get(&i.ifindex) == slot.as_ref())
         })
     }
+}
+
+/// Elements of `vips` that a service takes: one for each address and port, and one for each address.
+fn vips_of(service: &Service) -> usize {
+    service.addresses.len() * (service.ports.len() + 1)
 }
 
 fn interface_status(interface: &Interface) -> InterfaceStatus {

@@ -1,3 +1,5 @@
+mod capacity;
+
 use std::net::IpAddr;
 
 use sluice_policy::model::{
@@ -65,6 +67,10 @@ impl Kernel for Recorder {
     }
 
     fn rule_hits(&mut self, _last: RuleId) -> anyhow::Result<Vec<Counter>> {
+        Ok(Vec::new())
+    }
+
+    fn of_packets(&mut self) -> anyhow::Result<Vec<TableStatus>> {
         Ok(Vec::new())
     }
 
