@@ -252,6 +252,35 @@ fn a_pod_that_takes_a_neighbours_address_or_drops_its_own_changes_nobodys_enforc
     assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
 }
 
+/// A file where a directory of namespaces should be makes every scan fail.
+#[test]
+fn a_node_that_cannot_be_looked_at_is_said_so_and_what_is_enforced_stays() {
+    let node = client_and_server(BINARY);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let broken = directory.path().join("netns");
+    std::fs::write(&broken, "").expect("written");
+    let path = broken.display().to_string();
+    let _agent = node.spawn_agent_with(&["--netns-dir", "/run/netns", "--netns-dir", &path]);
+    let says = |text: &str| {
+        let faults = node.status().faults;
+        let ready = agent_http(&node, "/readyz");
+        faults.iter().any(|fault| fault.contains(text))
+            && (ready.status, ready.body.contains(text)) == (503, true)
+    };
+    eventually("it says so", || says("nothing is enforced anew before that succeeds"));
+    assert!(node.log().contains("cannot look for pods' interfaces"), "{}", node.log());
+    std::fs::remove_file(&broken).expect("removed");
+    node.sync();
+    assert_eq!((node.status().faults, agent_http(&node, "/readyz").status), (Vec::new(), 200));
+    std::fs::write(&broken, "").expect("written");
+    eventually("it says so", || says("what was found before stays in force"));
+    let [open, shut] = [OPEN, SHUT].map(|port| bind(&node, "server", SERVER, port));
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+    assert_eq!(node.endpoint("x/server").state, EnforcementState::Enforced);
+    std::fs::remove_file(&broken).expect("removed");
+    node.sync();
+}
+
 #[test]
 fn tcx_programs_are_attached_replaced_and_detached() {
     let mut node = Node::new(BINARY);

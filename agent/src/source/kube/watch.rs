@@ -49,8 +49,8 @@ pub(super) enum News {
     Gone(Object),
 }
 
-/// News of one kind.
-pub(super) type Message = (Kind, News);
+/// News of one kind, and when they arrived.
+pub(super) type Message = (Kind, News, Instant);
 
 /// How a list is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub(super) async fn watch<T: Watched>(
         Ok(client) => client,
         Err(error) => {
             // Nothing will change that but another configuration: the watch never is.
-            let _ = news.send((T::KIND, News::Failed(chain(&error)))).await;
+            let _ = news.send((T::KIND, News::Failed(chain(&error)), Instant::now())).await;
             return;
         }
     };
@@ -138,7 +138,7 @@ async fn follow<T: Watched>(
             }
             News::Connected | News::Failed(_) | News::Changed(_) | News::Gone(_) => {}
         }
-        if news.send((T::KIND, said)).await.is_err() {
+        if news.send((T::KIND, said, Instant::now())).await.is_err() {
             return Ending::Closed;
         }
     }
