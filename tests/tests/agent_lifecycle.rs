@@ -254,6 +254,93 @@ fn a_second_agent_on_the_same_pins_is_refused_and_changes_nothing() {
     assert!(node.status().synced);
 }
 
+/// Each would have tables of its own, and both would judge every packet.
+#[test]
+fn a_second_agent_with_pins_of_its_own_on_the_same_interfaces_is_refused() {
+    let node = client_and_server(BINARY);
+    let _agent = node.start_agent();
+    let other = node.bpffs().with_extension("other");
+    let state_dir = tempfile::tempdir().expect("a temporary directory");
+    let mut command = std::process::Command::new("nsenter");
+    command.arg(format!("--net={}", node.netns_path("node").display())).arg(BINARY);
+    command.args(["agent", "--node-name", "node-1", "--source"]);
+    command.arg(format!("dir:{}", node.manifests().display()));
+    command.arg("--bpffs").arg(&other).arg("--state-dir").arg(state_dir.path());
+    let refused = command.output().expect("run");
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(errors.contains("interfaces of this network namespace"), "{errors}");
+    assert!(!other.exists());
+    assert_eq!(node.endpoint("x/server").interfaces[0].foreign_programs, [""; 0]);
+}
+
+/// The pins are gone with the kernel that had them; notes on a disk are not. Pods have other interfaces
+/// and namespaces, under their old names.
+#[test]
+fn a_node_that_was_booted_again_is_enforced_afresh_and_keeps_nothing() {
+    let mut node = client_and_server(BINARY);
+    let agent = node.start_agent();
+    let before = node.endpoint("x/server");
+    agent.kill();
+    std::fs::remove_dir_all(node.bpffs()).expect("removed");
+    for (pod, address) in [("client", CLIENT), ("server", SERVER)] {
+        node.remove_pod(pod);
+        node.add_pod(pod, address);
+    }
+    assert!(node.state_dir().join("state.json").exists());
+    let _agent = node.start_agent();
+    let after = node.endpoint("x/server");
+    assert_eq!(after.state, EnforcementState::Enforced);
+    assert!(after.epoch > before.epoch, "no flow of before is one of now");
+    let led: Vec<u32> = maps(&node).slots().expect("readable").into_keys().collect();
+    assert_eq!(led, [after.interfaces[0].ifindex]);
+    let [open, shut] = [OPEN, SHUT].map(|port| bind(&node, "server", SERVER, port));
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+    assert_eq!(node.status().endpoints.len(), 2, "{:#?}", node.status());
+}
+
+/// Links that nothing holds are detached, tables that programs use live on.
+#[test]
+fn pins_that_are_lost_under_a_running_agent_are_made_again() {
+    let node = client_and_server(BINARY);
+    let agent = node.start_agent();
+    let [open, shut] = [OPEN, SHUT].map(|port| bind(&node, "server", SERVER, port));
+    for directory in ["links", "maps"] {
+        let entries = std::fs::read_dir(node.bpffs().join(directory)).expect("listed");
+        for entry in entries {
+            std::fs::remove_file(entry.expect("an entry").path()).expect("removed");
+        }
+    }
+    node.heal();
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+    agent.kill();
+    assert!(!reaches(&node, "client", &shut), "what is attached outlives the agent");
+    let _agent = node.start_agent();
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+    let endpoint = node.endpoint("x/server");
+    assert_eq!(endpoint.state, EnforcementState::Enforced);
+    assert_eq!(maps(&node).slots().expect("readable").len(), 1);
+}
+
+/// Tables and notes of a later version mean nothing to this one.
+#[test]
+fn an_agent_that_was_downgraded_replaces_what_it_cannot_read() {
+    let node = client_and_server(BINARY);
+    node.start_agent().kill();
+    let control = maps(&node).control().expect("readable");
+    set_abi_version(&node, Control { abi_version: ABI_VERSION + 1, ..control });
+    let notes = node.state_dir().join("state.json");
+    let text = std::fs::read_to_string(&notes).expect("notes");
+    assert!(text.starts_with(r#"{"version":1,"#), "{text}");
+    std::fs::write(&notes, text.replace(r#"{"version":1,"#, r#"{"version":2,"#)).expect("written");
+    let _agent = node.start_agent();
+    assert!(node.log().contains("going on without notes"), "{}", node.log());
+    let [open, shut] = [OPEN, SHUT].map(|port| bind(&node, "server", SERVER, port));
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+    assert_eq!(maps(&node).control().expect("readable").abi_version, ABI_VERSION);
+    assert!(std::fs::read_to_string(&notes).expect("notes").starts_with(r#"{"version":1,"#));
+}
+
 #[test]
 fn tables_of_another_layout_are_replaced_without_a_gap() {
     let node = client_and_server(BINARY);

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -250,7 +251,25 @@ fn hold_state_dir(path: &Path) -> anyhow::Result<Flock<File>> {
     }
 }
 
+/// Takes the lock of this network namespace.
+fn hold_network() -> anyhow::Result<Option<UnixListener>> {
+    match lock::hold_network() {
+        Ok(held) => {
+            if held.is_none() {
+                tracing::warn!("a process that is not root's pretends to be an agent; going on");
+            }
+            Ok(held)
+        }
+        Err(LockError::Held) => bail!(
+            "another agent enforces with the interfaces of this network namespace, perhaps with \
+             another --bpffs: end that one first"
+        ),
+        Err(LockError::Io(error)) => Err(error).context("cannot tell whether another agent runs"),
+    }
+}
+
 async fn enforce(args: &AgentArguments, node: &str, origin: Origin) -> anyhow::Result<()> {
+    let _alone = hold_network()?;
     let pins = Pins::hold(&args.bpffs)?;
     std::fs::create_dir_all(&args.state_dir)
         .with_context(|| format!("cannot make {}", args.state_dir.display()))?;
