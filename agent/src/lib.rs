@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod inspect;
 pub mod lab;
+mod lock;
 pub mod manifest;
 pub mod metrics;
 pub mod policytest;

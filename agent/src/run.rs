@@ -1,6 +1,7 @@
 //! The agent's loop: whatever happens to the source, to the node or to the agent itself ends in one
 //! reconciliation.
 
+mod look;
 mod observe;
 mod warnings;
 
@@ -15,10 +16,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use self::look::{LinkNews, LinkWatch};
 use self::observe::Starts;
 use crate::control::{Pending, Request, Response};
-use crate::endpoint::Scan;
-use crate::endpoint::links::{self, Links};
+use crate::endpoint::links::Links;
 use crate::metrics::{Inquiries, Timings};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel;
@@ -27,6 +28,9 @@ use crate::status::{EnforcementState, Status, WatchStatus};
 
 /// Links come in bursts; a scan waits this long for the rest of one.
 const BURST: Duration = Duration::from_millis(20);
+
+/// Events of the source that are taken in before the loop goes on to something else.
+const BATCH: usize = 64;
 
 /// How often the loop looks whether something is due.
 const TICK: Duration = Duration::from_millis(250);
@@ -52,11 +56,14 @@ pub struct Agent<K> {
     reconciler: Reconciler<K>,
     source: Source,
     links: Links,
+    link_watch: LinkWatch,
     netns_dirs: Vec<PathBuf>,
     node: String,
     synced: bool,
     /// A scan has succeeded: without one, every pod would count as gone.
     scanned: bool,
+    /// Why the last scan failed.
+    scan_failure: Option<String>,
     /// Something was taken in since the kernel was last brought to it.
     changed: bool,
     failure: Option<String>,
@@ -68,7 +75,9 @@ pub struct Agent<K> {
     objects: Objects,
     /// Warnings about objects that were logged and still hold.
     warned: BTreeSet<String>,
-    /// When the loop took the first change that is not enforced yet.
+    /// When the oldest of the changes that come next reached the source.
+    arrived: Option<Instant>,
+    /// When the first change that is not enforced yet reached the source.
     unenforced_since: Option<Instant>,
     /// Policies that name ports that resolve nowhere, when it was last looked.
     unresolved_ports: BTreeMap<PolicyName, String>,
@@ -108,11 +117,13 @@ impl<K: Kernel> Agent<K> {
             reconciler,
             source,
             links,
+            link_watch: LinkWatch::new(),
             netns_times: vec![None; netns_dirs.len()],
             netns_dirs,
             node,
             synced: false,
             scanned: false,
+            scan_failure: None,
             changed: false,
             failure: None,
             retry_at: now,
@@ -121,6 +132,7 @@ impl<K: Kernel> Agent<K> {
             faults: Vec::new(),
             objects: Objects::default(),
             warned: BTreeSet::new(),
+            arrived: None,
             unenforced_since: None,
             unresolved_ports: BTreeMap::new(),
             changed_since_looked: false,
@@ -144,8 +156,7 @@ impl<K: Kernel> Agent<K> {
         mut inquiries: Inquiries,
     ) -> anyhow::Result<()> {
         let mut signals = Signals::new().context("cannot wait for signals")?;
-        let (sender, mut link_changes) = mpsc::channel(1);
-        links::watch(sender).context("cannot wait for link events")?;
+        self.link_watch.start().context("cannot wait for link events")?;
         let mut tick = tokio::time::interval(TICK);
         let mut heal = tokio::time::interval_at(Instant::now() + HEAL, HEAL);
         self.scan().await;
@@ -154,13 +165,17 @@ impl<K: Kernel> Agent<K> {
             tokio::select! {
                 event = self.source.events.recv() => {
                     self.take(event.context("the source has ended")?);
-                    while let Ok(event) = self.source.events.try_recv() {
+                    for _ in 1..BATCH {
+                        let Ok(event) = self.source.events.try_recv() else { break };
                         self.take(event);
                     }
                 }
-                Some(()) = link_changes.recv() => {
-                    tokio::time::sleep(BURST).await;
-                    while link_changes.try_recv().is_ok() {}
+                news = self.link_watch.news() => {
+                    match news {
+                        LinkNews::Changed => tokio::time::sleep(BURST).await,
+                        LinkNews::Ended => tracing::error!("the wait for link events has ended"),
+                    }
+                    self.link_watch.drain();
                     self.last_change = Instant::now();
                     self.scan().await;
                 }
@@ -188,12 +203,14 @@ impl<K: Kernel> Agent<K> {
 
     fn take(&mut self, event: Event) {
         match event {
+            Event::Arrived(at) => self.arrived = Some(at),
             Event::Changes(changes) => {
                 self.reconciler.change(changes);
                 self.changed_since_looked = true;
                 self.note_change();
+                let arrived = self.arrived.take().unwrap_or(self.last_change);
                 if self.synced {
-                    self.unenforced_since.get_or_insert(self.last_change);
+                    self.unenforced_since.get_or_insert(arrived);
                 }
             }
             Event::Faults(faults) => {
@@ -235,36 +252,6 @@ impl<K: Kernel> Agent<K> {
         self.last_change = Instant::now();
     }
 
-    /// Looks for interfaces. A scan that fails leaves what was found before.
-    async fn scan(&mut self) {
-        self.last_scan = Instant::now();
-        self.netns_times = self.netns_times_now();
-        match Scan::run(&self.links, &self.netns_dirs).await {
-            Ok(scan) => {
-                self.reconciler.found(scan);
-                self.changed = true;
-                self.scanned = true;
-            }
-            Err(error) => tracing::warn!(%error, "cannot look for pods' interfaces"),
-        }
-    }
-
-    fn netns_times_now(&self) -> Vec<Option<SystemTime>> {
-        let time = |dir: &PathBuf| std::fs::metadata(dir).and_then(|m| m.modified()).ok();
-        self.netns_dirs.iter().map(time).collect()
-    }
-
-    /// Pods get addresses inside their namespace without a sign on the host, so those that are not
-    /// found are looked for again and again.
-    async fn look_after(&mut self) {
-        let missing = !self.reconciler.missing().is_empty();
-        let eager = !self.waiting.is_empty() || self.last_change.elapsed() < EAGERNESS;
-        let due = missing && (eager || self.last_scan.elapsed() >= PATIENCE);
-        if due || self.netns_times_now() != self.netns_times {
-            self.scan().await;
-        }
-    }
-
     fn reconcile(&mut self) {
         if !self.is_ready() || !self.changed || Instant::now() < self.retry_at {
             return;
@@ -274,11 +261,16 @@ impl<K: Kernel> Agent<K> {
         self.changed = done.is_err();
         if done.is_ok() {
             Timings::observe(&self.timings.apply, begun.elapsed());
-            if let Some(since) = self.unenforced_since.take() {
-                Timings::observe(&self.timings.event_to_enforced, since.elapsed());
-            }
+            self.note_enforced();
         }
         self.note_outcome(done.err());
+    }
+
+    /// All that was taken in is in the kernel.
+    fn note_enforced(&mut self) {
+        if let Some(since) = self.unenforced_since.take() {
+            Timings::observe(&self.timings.event_to_enforced, since.elapsed());
+        }
     }
 
     fn heal(&mut self) {
@@ -288,7 +280,7 @@ impl<K: Kernel> Agent<K> {
         let healed = self.reconciler.heal();
         if let Ok(corrections) = healed {
             self.last_heal_corrections = corrections;
-            self.unenforced_since = None;
+            self.note_enforced();
             if corrections > 0 {
                 tracing::warn!(corrections, "the kernel was not as it should be; corrected");
             }
@@ -400,6 +392,9 @@ impl<K: Kernel> Agent<K> {
 
     /// Answers those who wait for the kernel to be up to date, when it is or their time is over.
     async fn answer_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
         if self.waiting.iter().any(|waiting| waiting.refreshed) {
             self.scan().await;
             self.reconcile();
@@ -423,6 +418,8 @@ impl<K: Kernel> Agent<K> {
 
     async fn status(&mut self) -> Status {
         let mut faults = self.faults_of_objects();
+        faults.extend(self.reconciler.overflows());
+        faults.extend(self.blindness());
         faults.extend(self.failure.clone());
         Status {
             agent: true,

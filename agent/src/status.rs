@@ -75,8 +75,9 @@ pub struct EndpointStatus {
     pub state: EnforcementState,
     /// Why not, or what to know besides.
     pub reason: Option<String>,
-    /// Of a pod that is not enforced: the reason as one word, as in the metric
-    /// `sluice_unenforced_endpoints`.
+    /// The reason as one word. Of a pod whose policies are not in force: as in the metric
+    /// `sluice_unenforced_endpoints`. Of what is enforced without an object: `object-gone`,
+    /// `object-unknown` or `interface-of-nobody`.
     #[serde(default)]
     pub cause: Option<String>,
 }
@@ -144,6 +145,9 @@ pub struct TableStatus {
     pub used: u64,
     /// Elements that fit.
     pub capacity: u64,
+    /// Of a table that packets fill: how long ago it was counted. Policy's own are known at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<u64>,
 }
 
 impl TableStatus {
@@ -153,6 +157,7 @@ impl TableStatus {
             table: table.into(),
             used: used as u64,
             capacity: capacity.into(),
+            age_seconds: None,
         };
         vec![
             status("endpoints", tables.endpoints.len(), ENDPOINT_MAX - 1),

@@ -247,7 +247,13 @@ impl Node {
 
     /// Starts an agent.
     pub fn spawn_agent(&self) -> AgentProcess {
+        self.spawn_agent_with(&[])
+    }
+
+    /// Starts an agent with further arguments.
+    pub fn spawn_agent_with(&self, arguments: &[&str]) -> AgentProcess {
         let mut command = self.agent_command();
+        command.args(arguments);
         let log = fs::File::options()
             .create(true)
             .append(true)

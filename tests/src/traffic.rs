@@ -43,6 +43,25 @@ pub fn bind(node: &Node, pod: &str, address: Ipv4Addr, port: u16) -> UdpSocket {
     socket
 }
 
+/// Sends one datagram from a new socket in a pod, and says whether it came.
+///
+/// # Panics
+/// Where it cannot be sent.
+pub fn reaches(node: &Node, from: &str, server: &UdpSocket) -> bool {
+    let to = server.local_addr().expect("an address");
+    let client = node.inside(from, || UdpSocket::bind("0.0.0.0:0")).expect("bound");
+    let sent = format!("from {}", client.local_addr().expect("an address"));
+    client.send_to(sent.as_bytes(), to).expect("sent");
+    server.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
+    let mut buffer = [0; 64];
+    while let Ok(length) = server.recv(&mut buffer) {
+        if &buffer[..length] == sent.as_bytes() {
+            return true;
+        }
+    }
+    false
+}
+
 /// Traffic that goes on until it is stopped.
 #[derive(Debug)]
 pub struct Traffic {

@@ -1,6 +1,6 @@
 //! The agent's life: restart, kill, adoption, healing, removal. Needs root.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,26 +13,12 @@ use sluice_common::abi::{ABI_VERSION, Control, Direction, Versioned};
 use sluice_common::reason::Reason;
 use sluice_policy::diff::{KernelState, Op};
 use sluice_tests::node::{Node, allow_clients, pod, pod_created};
-use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, Traffic, bind, client_and_server};
+use sluice_tests::traffic::{
+    CLIENT, OPEN, SERVER, SHUT, Traffic, bind, client_and_server, reaches,
+};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
-
-/// Sends one datagram from a new socket in a pod, and says whether it came.
-fn reaches(node: &Node, from: &str, server: &UdpSocket) -> bool {
-    let to = server.local_addr().expect("an address");
-    let client = node.inside(from, || UdpSocket::bind("0.0.0.0:0")).expect("bound");
-    let sent = format!("from {}", client.local_addr().expect("an address"));
-    client.send_to(sent.as_bytes(), to).expect("sent");
-    server.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
-    let mut buffer = [0; 64];
-    while let Ok(length) = server.recv(&mut buffer) {
-        if &buffer[..length] == sent.as_bytes() {
-            return true;
-        }
-    }
-    false
-}
 
 fn maps(node: &Node) -> KernelMaps {
     KernelMaps::open(&maps_of(&node.bpffs())).expect("pinned tables")
@@ -196,11 +182,14 @@ fn notes_older_than_the_kernel_are_not_believed() {
     // Meanwhile the server has another place, and its old one is another pod's.
     let agent = node.start_agent();
     let server = node.endpoint("x/server");
+    node.remove_pod("server");
     node.unwrite("server.yaml");
     node.add_pod("other", OTHER);
     node.write("other.yaml", &pod("other", OTHER, "{app: server}"));
     node.sync();
+    node.remove_pod("other");
     node.unwrite("other.yaml");
+    node.add_pod("server", SERVER);
     node.write("server.yaml", &pod("server", SERVER, "{app: server}"));
     node.sync();
     let before = node.endpoint("x/server");
@@ -239,6 +228,10 @@ fn uninstalling_leaves_nothing_and_can_be_repeated() {
     assert!(!reaches(&node, "client", &shut));
     agent.stop();
     assert!(!reaches(&node, "client", &shut), "enforcement outlives the agent");
+    let status = node.sluice(&["status"]).output().expect("run");
+    assert_eq!(status.status.code(), Some(1), "no agent follows what changes: {status:?}");
+    let printed = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(printed.contains("what the last one pinned is"), "{printed}");
     for _ in 0..2 {
         let done = node.sluice(&["agent", "--uninstall"]).output().expect("run");
         assert!(done.status.success(), "{done:?}");
@@ -259,6 +252,93 @@ fn a_second_agent_on_the_same_pins_is_refused_and_changes_nothing() {
     assert!(errors.contains("another agent enforces with"), "{errors}");
     assert_eq!(state(&node), before);
     assert!(node.status().synced);
+}
+
+/// Each would have tables of its own, and both would judge every packet.
+#[test]
+fn a_second_agent_with_pins_of_its_own_on_the_same_interfaces_is_refused() {
+    let node = client_and_server(BINARY);
+    let _agent = node.start_agent();
+    let other = node.bpffs().with_extension("other");
+    let state_dir = tempfile::tempdir().expect("a temporary directory");
+    let mut command = std::process::Command::new("nsenter");
+    command.arg(format!("--net={}", node.netns_path("node").display())).arg(BINARY);
+    command.args(["agent", "--node-name", "node-1", "--source"]);
+    command.arg(format!("dir:{}", node.manifests().display()));
+    command.arg("--bpffs").arg(&other).arg("--state-dir").arg(state_dir.path());
+    let refused = command.output().expect("run");
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(errors.contains("interfaces of this network namespace"), "{errors}");
+    assert!(!other.exists());
+    assert_eq!(node.endpoint("x/server").interfaces[0].foreign_programs, [""; 0]);
+}
+
+/// The pins are gone with the kernel that had them; notes on a disk are not. Pods have other interfaces
+/// and namespaces, under their old names.
+#[test]
+fn a_node_that_was_booted_again_is_enforced_afresh_and_keeps_nothing() {
+    let mut node = client_and_server(BINARY);
+    let agent = node.start_agent();
+    let before = node.endpoint("x/server");
+    agent.kill();
+    std::fs::remove_dir_all(node.bpffs()).expect("removed");
+    for (pod, address) in [("client", CLIENT), ("server", SERVER)] {
+        node.remove_pod(pod);
+        node.add_pod(pod, address);
+    }
+    assert!(node.state_dir().join("state.json").exists());
+    let _agent = node.start_agent();
+    let after = node.endpoint("x/server");
+    assert_eq!(after.state, EnforcementState::Enforced);
+    assert!(after.epoch > before.epoch, "no flow of before is one of now");
+    let led: Vec<u32> = maps(&node).slots().expect("readable").into_keys().collect();
+    assert_eq!(led, [after.interfaces[0].ifindex]);
+    let [open, shut] = [OPEN, SHUT].map(|port| bind(&node, "server", SERVER, port));
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+    assert_eq!(node.status().endpoints.len(), 2, "{:#?}", node.status());
+}
+
+/// Links that nothing holds are detached, tables that programs use live on.
+#[test]
+fn pins_that_are_lost_under_a_running_agent_are_made_again() {
+    let node = client_and_server(BINARY);
+    let agent = node.start_agent();
+    let [open, shut] = [OPEN, SHUT].map(|port| bind(&node, "server", SERVER, port));
+    for directory in ["links", "maps"] {
+        let entries = std::fs::read_dir(node.bpffs().join(directory)).expect("listed");
+        for entry in entries {
+            std::fs::remove_file(entry.expect("an entry").path()).expect("removed");
+        }
+    }
+    node.heal();
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+    agent.kill();
+    assert!(!reaches(&node, "client", &shut), "what is attached outlives the agent");
+    let _agent = node.start_agent();
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+    let endpoint = node.endpoint("x/server");
+    assert_eq!(endpoint.state, EnforcementState::Enforced);
+    assert_eq!(maps(&node).slots().expect("readable").len(), 1);
+}
+
+/// Tables and notes of a later version mean nothing to this one.
+#[test]
+fn an_agent_that_was_downgraded_replaces_what_it_cannot_read() {
+    let node = client_and_server(BINARY);
+    node.start_agent().kill();
+    let control = maps(&node).control().expect("readable");
+    set_abi_version(&node, Control { abi_version: ABI_VERSION + 1, ..control });
+    let notes = node.state_dir().join("state.json");
+    let text = std::fs::read_to_string(&notes).expect("notes");
+    assert!(text.starts_with(r#"{"version":1,"#), "{text}");
+    std::fs::write(&notes, text.replace(r#"{"version":1,"#, r#"{"version":2,"#)).expect("written");
+    let _agent = node.start_agent();
+    assert!(node.log().contains("going on without notes"), "{}", node.log());
+    let [open, shut] = [OPEN, SHUT].map(|port| bind(&node, "server", SERVER, port));
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+    assert_eq!(maps(&node).control().expect("readable").abi_version, ABI_VERSION);
+    assert!(std::fs::read_to_string(&notes).expect("notes").starts_with(r#"{"version":1,"#));
 }
 
 #[test]

@@ -4,11 +4,13 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 use sluice::datapath::KernelMaps;
 use sluice::datapath::pins::maps_of;
 use sluice::status::EnforcementState;
 use sluice_common::abi::{Direction, RULE_MAX};
 use sluice_common::reason::Reason;
+use sluice_tests::apiserver::{self as api, ApiServer, cluster};
 use sluice_tests::http::{agent, sample};
 use sluice_tests::node::{Node, allow_clients, pod};
 use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, Traffic, bind, client_and_server};
@@ -71,6 +73,59 @@ fn killing_the_agent_every_second_while_policies_change_lets_nothing_through_and
     shut.recv(&mut [0; 16]).expect("what is allowed now arrives");
 }
 
+/// The same with objects of an API server: what client and server may do to each other stays as it is.
+fn change_something_of(server: &ApiServer, round: u16) {
+    let port = 9000 + round % 100;
+    server.apply(api::allow("allow-more", "server", "client", port));
+    if round.is_multiple_of(2) {
+        let address = std::net::Ipv4Addr::new(10, 9, 1, 1);
+        server.apply_pod(api::pod("passer-by", "node-2", address, "client"));
+        server.apply(json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": "x", "name": "client-egress"},
+            "spec": {"podSelector": {"matchLabels": {"app": "client"}},
+                     "policyTypes": ["Egress"], "egress": [{}]},
+        }));
+    } else {
+        server.delete("Pod", "x/passer-by");
+        server.delete("NetworkPolicy", "x/client-egress");
+    }
+}
+
+/// An agent that has just been started knows nothing until the API server has told it everything.
+#[test]
+fn killing_the_agent_every_second_while_it_watches_an_api_server_changes_no_verdict() {
+    let Some((node, server)) = cluster(BINARY) else { return };
+    server.apply(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-2"}}));
+    let mut running = node.start_agent();
+    let traffic = Traffic::start(&node);
+    let (begun, mut round) = (Instant::now(), 0);
+    while begun.elapsed() < trouble() {
+        let second = Instant::now();
+        while second.elapsed() < Duration::from_secs(1) {
+            change_something_of(&server, round);
+            round += 1;
+        }
+        running.kill();
+        running = node.spawn_agent();
+    }
+    traffic.check();
+    println!("{round} changes in {:?}", begun.elapsed());
+    // What there is at the end is what is in force.
+    server.apply(api::allow("allow-clients", "server", "client", SHUT));
+    let client = bind(&node, "client", CLIENT, 30_001);
+    let shut = bind(&node, "server", SERVER, SHUT);
+    let begun = Instant::now();
+    loop {
+        client.send_to(b"allowed now", (SERVER, SHUT)).expect("sent");
+        if shut.recv(&mut [0; 16]).is_ok() {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "not in force: {}", node.log());
+    }
+    assert_eq!(node.heal(), 0, "the kernel is as it should be");
+}
+
 /// A policy with more rules than the kernel's table has room for. Each of them allows everything.
 fn too_many_rules() -> String {
     format!(
@@ -116,12 +171,16 @@ fn a_table_that_is_too_small_closes_what_does_not_fit_says_so_and_recovers() {
     let capacity = sample(&text, r#"sluice_map_capacity{map="rule_hits"}"#);
     assert_eq!(capacity, Some(f64::from(RULE_MAX - 1)));
     assert_eq!(node.sluice(&["status"]).output().expect("run").status.code(), Some(1));
+    let ready = agent(&node, "/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("missing: x/server ingress: table rule_hits"), "{}", ready.body);
 
     node.unwrite("too-many.yaml");
     node.sync();
     assert!(arrives(&client));
     assert_eq!(node.endpoint("x/server").state, EnforcementState::Enforced);
     assert!(node.sluice(&["status"]).output().expect("run").status.success());
+    assert_eq!(agent(&node, "/readyz").status, 200);
 }
 
 /// In a debug build the manifests here take minutes to be read.

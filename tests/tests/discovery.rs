@@ -14,7 +14,9 @@ use sluice::datapath::{Datapath, LoadOptions};
 use sluice::endpoint::Scan;
 use sluice::endpoint::links::Links;
 use sluice::status::EnforcementState;
+use sluice_tests::http::agent as agent_http;
 use sluice_tests::node::{Node, allow_clients, pod};
+use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, bind, client_and_server, reaches};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
 const A: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -167,6 +169,116 @@ fn without_notes_a_pod_whose_namespace_is_unmounted_stays_enforced_until_it_is_g
     assert!(node.bpffs().join(format!("links/{ifindex}-ingress")).exists());
     drop(alive);
     eventually("the pod is gone", || node.endpoint("x/a").state == EnforcementState::NotEnforced);
+}
+
+/// SEMANTICS asks for policy on what runs: a forced deletion removes the object, not the pod.
+#[test]
+fn a_pod_that_runs_on_without_its_object_is_enforced_and_let_in_nowhere_until_it_is_gone() {
+    let mut node = client_and_server(BINARY);
+    let agent = node.start_agent();
+    let before = node.endpoint("x/server");
+    let [open, shut] = [OPEN, SHUT].map(|port| bind(&node, "server", SERVER, port));
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+    node.unwrite("server.yaml");
+    node.sync();
+    assert!(reaches(&node, "client", &open), "what it was allowed goes on");
+    assert!(!reaches(&node, "client", &shut), "it is open");
+    let name = format!("x/server (gone {})", before.epoch);
+    let gone = node.endpoint(&name);
+    assert_eq!((gone.state, gone.slot), (EnforcementState::Enforced, before.slot));
+    assert_eq!(gone.cause.as_deref(), Some("object-gone"));
+    // Policies still select it; as a peer it is nobody.
+    node.write("policy.yaml", &allow_clients(SHUT));
+    node.unwrite("client.yaml");
+    node.sync();
+    assert!(!reaches(&node, "client", &shut), "a client without an object is no client");
+    node.write("client.yaml", &pod("client", CLIENT, "{app: client}"));
+    node.sync();
+    assert!(reaches(&node, "client", &shut));
+    // What the next agent does not know of it is closed.
+    agent.kill();
+    let _agent = node.start_agent();
+    assert!(!reaches(&node, "client", &shut) && !reaches(&node, "client", &open));
+    let closed = node.endpoint(&format!("(closed)/{name}"));
+    assert_eq!(closed.state, EnforcementState::Closed);
+    assert_eq!(closed.cause.as_deref(), Some("object-unknown"));
+    drop((open, shut));
+    node.remove_pod("server");
+    eventually("it is gone", || node.status().endpoints.iter().all(|e| e.pod == "x/client"));
+    assert!(node.status().endpoints[0].cause.is_none());
+}
+
+/// A pod can be root in its own namespace, and give itself any address there.
+#[test]
+fn a_pod_that_takes_a_neighbours_address_or_drops_its_own_changes_nobodys_enforcement() {
+    let node = client_and_server(BINARY);
+    let agent = node.start_agent();
+    let before = ["x/client", "x/server"].map(|pod| node.endpoint(pod).interfaces);
+    let [open, shut] = [OPEN, SHUT].map(|port| bind(&node, "server", SERVER, port));
+    node.exec("client", &format!("ip addr add {SERVER}/32 dev lo"));
+    node.exec("client", &format!("ip addr add {SERVER}/32 dev eth0"));
+    node.sync();
+    assert_eq!(["x/client", "x/server"].map(|pod| node.endpoint(pod).interfaces), before);
+    node.exec("client", &format!("ip addr del {SERVER}/32 dev lo"));
+    node.exec("client", &format!("ip addr del {SERVER}/32 dev eth0"));
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+    node.exec("server", "ip addr flush dev eth0");
+    node.sync();
+    assert_eq!(node.endpoint("x/server").interfaces, before[1]);
+    assert_eq!(node.endpoint("x/server").state, EnforcementState::Enforced);
+    drop((open, shut));
+
+    // At first sight, without notes and pins, nothing tells the two apart.
+    node.exec("server", &format!("ip addr add {SERVER}/32 dev eth0"));
+    node.exec("client", &format!("ip addr add {SERVER}/32 dev eth0"));
+    agent.stop();
+    assert!(node.sluice(&["agent", "--uninstall"]).output().expect("run").status.success());
+    std::fs::create_dir_all(node.state_dir()).expect("a directory");
+    let _agent = node.spawn_agent();
+    eventually("it is seen", || node.status().generation > 0);
+    for pod in ["x/client", "x/server"] {
+        let contested = node.endpoint(pod);
+        assert_eq!(contested.state, EnforcementState::Closed, "{contested:?}");
+        assert_eq!(contested.cause.as_deref(), Some("address-contested"));
+    }
+    let closed = node.status().endpoints.into_iter().filter(|e| e.pod.starts_with("(closed)/"));
+    let closed: Vec<u32> = closed.map(|e| e.interfaces[0].ifindex).collect();
+    assert_eq!(closed, before.each_ref().map(|interfaces| interfaces[0].ifindex));
+    assert!(agent_http(&node, "/readyz").body.contains("x/server: which network namespace"));
+    node.exec("client", &format!("ip addr del {SERVER}/32 dev eth0"));
+    node.sync();
+    let [open, shut] = [OPEN, SHUT].map(|port| bind(&node, "server", SERVER, port));
+    assert_eq!(["x/client", "x/server"].map(|pod| node.endpoint(pod).interfaces), before);
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+}
+
+/// A file where a directory of namespaces should be makes every scan fail.
+#[test]
+fn a_node_that_cannot_be_looked_at_is_said_so_and_what_is_enforced_stays() {
+    let node = client_and_server(BINARY);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let broken = directory.path().join("netns");
+    std::fs::write(&broken, "").expect("written");
+    let path = broken.display().to_string();
+    let _agent = node.spawn_agent_with(&["--netns-dir", "/run/netns", "--netns-dir", &path]);
+    let says = |text: &str| {
+        let faults = node.status().faults;
+        let ready = agent_http(&node, "/readyz");
+        faults.iter().any(|fault| fault.contains(text))
+            && (ready.status, ready.body.contains(text)) == (503, true)
+    };
+    eventually("it says so", || says("nothing is enforced anew before that succeeds"));
+    assert!(node.log().contains("cannot look for pods' interfaces"), "{}", node.log());
+    std::fs::remove_file(&broken).expect("removed");
+    node.sync();
+    assert_eq!((node.status().faults, agent_http(&node, "/readyz").status), (Vec::new(), 200));
+    std::fs::write(&broken, "").expect("written");
+    eventually("it says so", || says("what was found before stays in force"));
+    let [open, shut] = [OPEN, SHUT].map(|port| bind(&node, "server", SERVER, port));
+    assert!(reaches(&node, "client", &open) && !reaches(&node, "client", &shut));
+    assert_eq!(node.endpoint("x/server").state, EnforcementState::Enforced);
+    std::fs::remove_file(&broken).expect("removed");
+    node.sync();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `/metrics`, `/livez` and `/readyz` of a running agent. Needs root, and promtool and Prometheus
 //! (Debian's package `prometheus`).
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::process::{Child, Command, Stdio};
@@ -75,6 +76,31 @@ fn packets_are_counted_over_a_restart_and_until_pod_and_policy_go() {
     assert_eq!(sample(&text, r#"sluice_endpoints{state="not-isolated"}"#), Some(1.0));
 }
 
+/// Nobody counts the tables that packets fill; they are walked when the kernel is compared.
+#[test]
+fn the_tables_of_packets_are_counted_when_the_kernel_is_compared() {
+    let node = client_and_server(BINARY);
+    let _agent = node.start_agent();
+    let flows = || {
+        let text = agent(&node, "/metrics").body;
+        let of = |metric: &str| {
+            let tables = ["flows", "openings"].map(|map| format!("{metric}{{map=\"{map}\"}}"));
+            tables.map(|series| sample(&text, &series).expect("a sample"))
+        };
+        (of("sluice_map_entries").iter().sum::<f64>(), of("sluice_map_entries_age_seconds"))
+    };
+    assert_eq!(flows().0, 0.0);
+    let server = bind(&node, "server", SERVER, OPEN);
+    let client = bind(&node, "client", CLIENT, 30_000);
+    send_some(&node, &client, &server);
+    node.heal();
+    let (used, ages) = flows();
+    assert_eq!(used, 1.0);
+    assert!(ages.iter().all(|age| *age < 30.0), "{ages:?}");
+    let led = r#"sluice_map_entries{map="endpoint_slots"}"#;
+    assert_eq!(sample(&agent(&node, "/metrics").body, led), Some(1.0));
+}
+
 #[test]
 fn promtool_finds_nothing_wrong_and_every_metric_is_there() {
     let node = client_and_server(BINARY);
@@ -112,6 +138,7 @@ fn promtool_finds_nothing_wrong_and_every_metric_is_there() {
         "sluice_watch_connected",
         "sluice_map_entries",
         "sluice_map_capacity",
+        "sluice_map_entries_age_seconds",
         "sluice_last_heal_corrections",
         "sluice_apply_duration_seconds",
         "sluice_event_to_enforced_seconds",
@@ -119,6 +146,15 @@ fn promtool_finds_nothing_wrong_and_every_metric_is_there() {
         "sluice_build_info",
     ];
     assert_eq!(described, expected);
+    // All tables that can be full, by name.
+    let tables: BTreeSet<&str> = answer
+        .body
+        .lines()
+        .filter_map(|line| line.strip_prefix("sluice_map_capacity{map=\"")?.split('"').next())
+        .collect();
+    let all = "cidrs decisions endpoint_slots endpoint_slots_high endpoints flows fragments \
+               hairpin_notes hairpins openings peers rule_hits vips";
+    assert_eq!(tables, all.split(' ').collect());
     let open = get(&node, METRICS, "/metrics", OPEN_METRICS);
     assert!(open.head.contains("application/openmetrics-text; version=1.0.0"), "{}", open.head);
     assert!(open.body.ends_with("# EOF\n"));

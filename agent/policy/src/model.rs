@@ -87,7 +87,9 @@ pub struct Pod {
     /// Addresses, at most one per family. Empty while it has none, and once it has finished: a
     /// finished pod releases its addresses.
     pub addresses: Vec<IpAddr>,
-    /// It has succeeded or failed, and does not run any more.
+    /// It has succeeded or failed, or its object is gone: it is no peer of any policy. As long as it is
+    /// an endpoint all the same (its interface is still there), its own policies hold, and an address
+    /// that it keeps is the one that it may send from.
     pub finished: bool,
     /// Node that it runs on; empty while it is not scheduled.
     pub node: String,

@@ -174,10 +174,10 @@ pub(crate) fn peers_match(world: &World, question: &Question, peers: &Peers) -> 
 
 fn peer_matches(world: &World, remote: IpAddr, peer: &Peer) -> bool {
     match peer {
-        // An address is matched through the pod that has it now: no pod, no match (SEMANTICS 8).
-        Peer::Pods(selector) => {
-            holder(world, remote).is_some_and(|(name, pod)| selects_pod(world, selector, name, pod))
-        }
+        // An address is matched through the pod that has it now: no pod, no match (SEMANTICS 8). One
+        // that has finished is no pod to a peer's selector, even where its address lingers.
+        Peer::Pods(selector) => holder(world, remote)
+            .is_some_and(|(name, pod)| !pod.finished && selects_pod(world, selector, name, pod)),
         // IPBlock: "a particular CIDR"; it says nothing of what is there, so pods match too.
         Peer::Block(block) => in_block(block, remote),
     }

@@ -236,6 +236,7 @@ impl Compiler {
     /// The predicates that hold for the pod or node that has an address.
     fn holding(&mut self, address: &Address) -> Vec<PredicateId> {
         match self.owners.of(address).map(|name| (name, self.world.pods.get(name))) {
+            Some((_, Some(pod))) if pod.finished => Vec::new(),
             Some((name, Some(pod))) => self.predicates.of_pod(&self.world, &name.namespace, pod),
             None if self.world.own_host.contains(&IpAddr::from(*address)) => {
                 vec![self.predicates.of_own_host()]

@@ -5,14 +5,14 @@ use std::fs::File;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use sluice_policy::model::PodName;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -24,6 +24,7 @@ use crate::datapath::enforcer::{self, Enforcer};
 use crate::datapath::pins::{Pins, PinsError};
 use crate::endpoint::links::Links;
 use crate::endpoint::slots::{Lingering, Slots};
+use crate::lock::{self, LockError};
 use crate::metrics::{self, Inquiries};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel as _;
@@ -237,19 +238,38 @@ async fn serve_metrics(args: &AgentArguments) -> anyhow::Result<Inquiries> {
 
 /// Takes the lock of the notes' directory: those of one agent mean nothing to another's tables.
 fn hold_state_dir(path: &Path) -> anyhow::Result<Flock<File>> {
-    let directory = File::open(path).with_context(|| path.display().to_string())?;
-    match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+    match lock::hold(path) {
         Ok(held) => Ok(held),
-        Err((_, Errno::EWOULDBLOCK)) => bail!(
+        Err(LockError::Held) => bail!(
             "another agent keeps its notes in {}: end that one, or give this one a directory of its \
              own with --state-dir",
             path.display()
         ),
-        Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        Err(LockError::Io(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Takes the lock of this network namespace.
+fn hold_network() -> anyhow::Result<Option<UnixListener>> {
+    match lock::hold_network() {
+        Ok(held) => {
+            if held.is_none() {
+                tracing::warn!("a process that is not root's pretends to be an agent; going on");
+            }
+            Ok(held)
+        }
+        Err(LockError::Held) => bail!(
+            "another agent enforces with the interfaces of this network namespace, perhaps with \
+             another --bpffs: end that one first"
+        ),
+        Err(LockError::Io(error)) => Err(error).context("cannot tell whether another agent runs"),
     }
 }
 
 async fn enforce(args: &AgentArguments, node: &str, origin: Origin) -> anyhow::Result<()> {
+    let _alone = hold_network()?;
     let pins = Pins::hold(&args.bpffs)?;
     std::fs::create_dir_all(&args.state_dir)
         .with_context(|| format!("cannot make {}", args.state_dir.display()))?;

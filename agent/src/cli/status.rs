@@ -52,7 +52,7 @@ enum StatusOutput {
 /// Prints what is enforced.
 ///
 /// # Errors
-/// [`Failure::No`] where something is not; [`Failure::Cannot`] where that cannot be known.
+/// [`Failure::No`] where something is not, or no agent runs; [`Failure::Cannot`] where that cannot be known.
 pub fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     // The agent's socket and the pinned tables are root's: without it, all would look absent.
     need_root("status")?;
@@ -62,10 +62,10 @@ pub fn run(arguments: &StatusArguments) -> Result<(), Failure> {
         StatusOutput::Json => print(&json::render(&status))?,
     }
     let all = status.endpoints.iter().all(|e| e.state != EnforcementState::NotEnforced);
-    let in_sync = status.synced || !status.agent;
-    // Tables without an agent count as long as they are there; the generation is that of a table.
+    // Tables without an agent stay in force and follow no change: that is not what was asked for.
+    let live = status.agent && status.synced && status.generation > 0;
     let as_written = status.faults.is_empty();
-    if all && as_written && in_sync && status.generation > 0 { Ok(()) } else { Err(Failure::No) }
+    if live && all && as_written { Ok(()) } else { Err(Failure::No) }
 }
 
 fn status(bpffs: &Path, state_dir: &Path) -> Result<Status, Failure> {
@@ -131,7 +131,8 @@ fn head(status: &Status) -> String {
         ),
         (false, 0) => "no agent answers, and nothing is enforced\n".into(),
         (false, generation) => format!(
-            "no agent answers; what it pinned is enforced nevertheless (generation {generation})\n"
+            "no agent answers: nothing that changes from now on is enforced; what the last one pinned \
+             is (generation {generation})\n"
         ),
     }
 }

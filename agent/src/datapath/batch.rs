@@ -226,12 +226,35 @@ impl<K: Pod, V: Pod> HashReader<K, V> {
         }
     }
 
+    /// Of a hash that forgets what was used least recently.
+    pub(super) fn lru(name: &'static str, map: &Map) -> Result<Self, MapFault> {
+        match map {
+            Map::LruHashMap(data) => Table::new(name, data, 1).map(Self),
+            _ => Err(MapFault::Missing(name)),
+        }
+    }
+
+    /// How many entries there are, more or less: see [`Self::read`].
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub(super) fn count(&self) -> Result<usize, MapFault> {
+        let mut count = 0;
+        self.walk(|_, _| count += 1)?;
+        Ok(count)
+    }
+
     /// All entries. What is added or removed meanwhile may be there or not; what stays is there once.
     ///
     /// # Errors
     /// [`MapFault::Access`].
     pub(super) fn read(&self) -> Result<Vec<(K, V)>, MapFault> {
         let mut entries = Vec::new();
+        self.walk(|key, value| entries.push((key, value)))?;
+        Ok(entries)
+    }
+
+    fn walk(&self, mut visit: impl FnMut(K, V)) -> Result<(), MapFault> {
         let mut keys = vec![MaybeUninit::<K>::uninit(); HASH_CHUNK as usize];
         let mut values = vec![MaybeUninit::<V>::uninit(); HASH_CHUNK as usize];
         let mut position = None;
@@ -249,10 +272,10 @@ impl<K: Pod, V: Pod> HashReader<K, V> {
                 let key = unsafe { key.assume_init() };
                 // SAFETY: as for the keys.
                 let value = unsafe { value.assume_init() };
-                entries.push((key, value));
+                visit(key, value);
             }
             if ended {
-                return Ok(entries);
+                return Ok(());
             }
             position = Some(after);
         }

@@ -14,6 +14,7 @@ use super::maps::KernelMaps;
 use super::pins::{Pins, PinsError};
 use crate::endpoint::links::IfIndex;
 use crate::reconcile::kernel::Kernel;
+use crate::status::TableStatus;
 
 /// Why the kernel side could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +111,10 @@ impl Kernel for Enforcer {
 
     fn rule_hits(&mut self, last: RuleId) -> anyhow::Result<Vec<Counter>> {
         Ok(self.datapath.maps().rule_hits(last)?)
+    }
+
+    fn of_packets(&mut self) -> anyhow::Result<Vec<TableStatus>> {
+        Ok(self.datapath.maps().occupancy()?)
     }
 
     fn slots(&mut self) -> anyhow::Result<BTreeMap<IfIndex, u32>> {

@@ -9,8 +9,9 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Direction,
-    ENDPOINT_MAX, Endpoint, Flow, FlowKey, HairpinKey, HairpinWay, PeerClass, RULE_MAX, RuleId,
-    SLOT_NONE, SLOTS_BY_INDEX, Versioned, VipKey, counter_index,
+    ENDPOINT_MAX, Endpoint, Flow, FlowKey, Fragment, HairpinKey, HairpinNote, HairpinNoteKey,
+    HairpinWay, PeerClass, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX, Versioned, VipKey,
+    counter_index,
 };
 use sluice_common::reason::REASON_MAX;
 use sluice_policy::diff::{KernelState, Op};
@@ -68,9 +69,11 @@ pub struct KernelMaps {
     cidrs: LpmTrie<MapData, CidrKey, Versioned<ClassId>>,
     decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
     flows: HashMap<MapData, FlowKey, Flow>,
-    all_flows: HashReader<FlowKey, Flow>,
+    pub(super) all_flows: HashReader<FlowKey, Flow>,
     openings: HashMap<MapData, FlowKey, Flow>,
-    all_openings: HashReader<FlowKey, Flow>,
+    pub(super) all_openings: HashReader<FlowKey, Flow>,
+    pub(super) all_fragments: ArrayReader<Fragment>,
+    pub(super) all_hairpin_notes: HashReader<HairpinNoteKey, HairpinNote>,
     counters: PerCpuArray<MapData, Counter>,
     pub(super) all_counters: ArrayReader<Counter>,
     rule_hits: PerCpuArray<MapData, Counter>,
@@ -139,6 +142,8 @@ impl KernelMaps {
             flows: typed("flows", flows)?,
             all_openings: HashReader::new("openings", &openings)?,
             openings: typed("openings", openings)?,
+            all_fragments: ArrayReader::new("fragments", &table("fragments")?)?,
+            all_hairpin_notes: HashReader::lru("hairpin_notes", &table("hairpin_notes")?)?,
             all_counters: ArrayReader::per_cpu("counters", &counters)?,
             counters: typed("counters", counters)?,
             all_rule_hits: ArrayReader::per_cpu("rule_hits", &rule_hits)?,

@@ -17,6 +17,7 @@ pub mod events;
 mod generation;
 pub mod load;
 pub mod maps;
+mod occupancy;
 pub mod pins;
 pub mod run;
 

@@ -13,8 +13,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::statfs::{FsType, statfs};
+
+use crate::lock::{self, LockError};
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPFFS: FsType = FsType(0xcafe_4a11);
@@ -85,11 +87,10 @@ impl Pins {
     }
 
     fn lock(root: &Path) -> Result<Self, PinsError> {
-        let directory = File::open(root).map_err(failed(root))?;
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+        match lock::hold(root) {
             Ok(lock) => Ok(Self { root: root.to_path_buf(), _lock: lock }),
-            Err((_, nix::Error::EWOULDBLOCK)) => Err(PinsError::Held(root.to_path_buf())),
-            Err((_, error)) => Err(failed(root)(error.into())),
+            Err(LockError::Held) => Err(PinsError::Held(root.to_path_buf())),
+            Err(LockError::Io(error)) => Err(failed(root)(error)),
         }
     }
 

@@ -2,17 +2,20 @@
 //!
 //! * [`netns`]: the network namespaces of this node, from the files that container runtimes leave;
 //! * [`links`]: the node's interfaces and the addresses inside the namespaces, by netlink;
-//! * [`discover`]: both together, matched against the pods that the source says run here;
+//! * [`discover`]: both together, as one scan of the node;
+//! * [`assign()`]: the scan matched against the pods that the source says run here;
 //! * [`slots`]: the place that each pod has in the kernel tables;
 //! * [`unenforced`]: why a pod is not enforced.
 //!
 //! Nothing here enters a namespace: the kernel answers for another one by its number (nsid).
 
+mod assign;
 pub mod discover;
 pub mod links;
 pub mod netns;
 pub mod slots;
 pub mod unenforced;
 
-pub use discover::{Assignment, Interface, LocalPod, NotFound, Scan, assign};
+pub use assign::{Assignment, Found, LocalPod, NotFound, assign};
+pub use discover::{Interface, Scan};
 pub use unenforced::Unenforced;

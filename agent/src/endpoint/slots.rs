@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sluice_common::abi::ENDPOINT_MAX;
 use sluice_policy::model::PodName;
 
-use super::discover::Interface;
+use super::discover::{Interface, Scan};
 
 /// What tells one incarnation of a pod from the next of the same name: flows must not outlive it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,19 @@ impl Incarnation {
             addresses: addresses.iter().copied().collect(),
             interfaces: interfaces.iter().map(|i| (i.ifindex, i.netns.inode)).collect(),
         }
+    }
+
+    /// True if a pod created then and with these addresses is this one, perhaps with more of them.
+    pub fn goes_on_in(&self, created: i64, addresses: &[IpAddr]) -> bool {
+        self.created == created && self.addresses.iter().all(|own| addresses.contains(own))
+    }
+
+    /// Its interfaces that `scan` still sees, whatever addresses are on them now.
+    pub fn still_there(&self, scan: &Scan) -> Vec<Interface> {
+        let there = |(ifindex, inode): (&u32, &u64)| {
+            Interface::still_there(*ifindex, *inode, &self.addresses, scan)
+        };
+        self.interfaces.iter().filter_map(there).collect()
     }
 
     /// True if `later` is the same incarnation, perhaps with more addresses: its flows go on. An inode
@@ -141,7 +154,8 @@ impl Slots {
             Some((slot, None)) => (slot, self.new_epoch()),
             None => {
                 let reserved = self.reserved.as_ref().filter(|(name, _)| name == pod);
-                let slot = reserved.map(|(_, slot)| *slot).or_else(|| self.free());
+                let slot = reserved.map(|(_, slot)| *slot);
+                let slot = slot.filter(|slot| !self.is_taken(*slot)).or_else(|| self.free());
                 (slot.ok_or(NoPlace)?, self.new_epoch())
             }
         };
@@ -165,6 +179,23 @@ impl Slots {
             let left = Lingering { epoch: place.epoch, addresses: BTreeSet::new(), interfaces };
             self.lingering.insert(place.slot, left);
         }
+    }
+
+    /// Has the place of one pod under another name from now on.
+    pub fn rename(&mut self, pod: &PodName, to: PodName) {
+        if let Some(place) = self.places.remove(pod) {
+            self.places.insert(to, place);
+        }
+    }
+
+    /// Places that nobody has by name and that interfaces are led to, with the addresses that the
+    /// kernel knows of them: left by an agent whose notes are lost.
+    pub fn nameless(&self) -> impl Iterator<Item = &Lingering> {
+        self.lingering.values().filter(|left| !left.addresses.is_empty())
+    }
+
+    fn is_taken(&self, slot: u32) -> bool {
+        self.places.values().any(|place| place.slot == slot)
     }
 
     /// The kernel no longer leads any packet to places that were given up: they are free again.

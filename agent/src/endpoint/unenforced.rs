@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::discover::NotFound;
+use super::NotFound;
 use super::slots::NoPlace;
 
 /// Why a pod's policies are not in force.
@@ -22,12 +22,13 @@ pub enum Unenforced {
 
 impl Unenforced {
     /// Every value that [`Self::label`] can have.
-    pub const LABELS: [&str; 8] = [
+    pub const LABELS: [&str; 9] = [
         "pending",
         "no-address",
         "address-not-found",
         "no-host-interface",
         "address-taken",
+        "address-contested",
         "no-slot",
         "attach-failed",
         "invalid-object",
@@ -41,6 +42,7 @@ impl Unenforced {
             Self::NotFound(NotFound::NoInterface) => "address-not-found",
             Self::NotFound(NotFound::NoHostSide(_)) => "no-host-interface",
             Self::NotFound(NotFound::AddressOf(_)) => "address-taken",
+            Self::NotFound(NotFound::Contested(_) | NotFound::NetnsOf(_)) => "address-contested",
             Self::NoPlace(_) => "no-slot",
             Self::Attach(_) => "attach-failed",
             Self::InvalidObject(_) => "invalid-object",
@@ -74,11 +76,15 @@ mod tests {
             Unenforced::NotFound(NotFound::NoAddress),
             Unenforced::NotFound(NotFound::NoInterface),
             Unenforced::NotFound(NotFound::NoHostSide("/n".into())),
-            Unenforced::NotFound(NotFound::AddressOf(pod)),
+            Unenforced::NotFound(NotFound::AddressOf(pod.clone())),
+            Unenforced::NotFound(NotFound::Contested(["/n".into()].into())),
+            Unenforced::NotFound(NotFound::NetnsOf(pod)),
             Unenforced::NoPlace(NoPlace),
             Unenforced::Attach("no such device".into()),
             Unenforced::InvalidObject("bad".into()),
         ];
-        assert_eq!(all.map(|reason| reason.label()), Unenforced::LABELS);
+        let mut labels = Vec::from(all.map(|reason| reason.label()));
+        labels.dedup();
+        assert_eq!(labels, Unenforced::LABELS);
     }
 }

@@ -280,6 +280,13 @@ impl Report {
         for table in &self.tables {
             family.show(&[("map", table.table.as_str())], table.capacity)?;
         }
+        let help = "Since the entries of a table that packets fill were counted; others are as now";
+        let mut family = Family::gauge(encoder, "sluice_map_entries_age_seconds", help)?;
+        for table in &self.tables {
+            if let Some(age) = table.age_seconds {
+                family.show(&[("map", table.table.as_str())], age)?;
+            }
+        }
         let help = "Writes that the last comparison with the kernel needed";
         let mut family = Family::gauge(encoder, "sluice_last_heal_corrections", help)?;
         family.0.encode_gauge(&i64::try_from(self.last_heal_corrections).unwrap_or(i64::MAX))
@@ -289,7 +296,7 @@ impl Report {
         let timings = &self.timings;
         let help = "Bringing the kernel to a change";
         histogram(encoder, "sluice_apply_duration_seconds", help, &timings.apply)?;
-        let help = "From the loop's taking an event of the source to the kernel's enforcing it";
+        let help = "From an event's arrival at the source to the kernel's enforcing it";
         let name = "sluice_event_to_enforced_seconds";
         histogram(encoder, name, help, &timings.event_to_enforced)?;
         let help = "From the creation of a pod, in whole seconds, to its enforcement";

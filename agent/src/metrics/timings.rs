@@ -16,8 +16,9 @@ const SLOW: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
 pub struct Timings {
     /// Bringing the kernel to a change: compile, notes, tables, interfaces. Only what succeeded.
     pub apply: Histogram,
-    /// From the loop's taking a source's event to the kernel's enforcing it, failures and retries
-    /// included. What the first full list takes is not in it.
+    /// From an event's arrival at the source (of a directory: from the look that finds the change) to
+    /// the kernel's enforcing it, failures and retries included. What the first full list takes is not
+    /// in it.
     pub event_to_enforced: Histogram,
     /// From the pod's creation, as its object says in whole seconds, to its enforcement. Pods that
     /// are older than the agent are not in it, nor those that no policy selected at first.

@@ -7,6 +7,7 @@ use sluice_policy::diff::{KernelState, Op};
 
 use crate::datapath::counters::Snapshot;
 use crate::endpoint::links::IfIndex;
+use crate::status::TableStatus;
 
 /// The kernel side. Implemented by [`crate::datapath::enforcer`], and by a recorder in tests.
 ///
@@ -42,6 +43,12 @@ pub trait Kernel {
     /// # Errors
     /// As above.
     fn rule_hits(&mut self, last: RuleId) -> anyhow::Result<Vec<Counter>>;
+
+    /// How full the tables are that packets fill. Great tables take tens of milliseconds to count.
+    ///
+    /// # Errors
+    /// As above.
+    fn of_packets(&mut self) -> anyhow::Result<Vec<TableStatus>>;
 
     /// Which interfaces are led to which slot.
     ///

@@ -8,13 +8,14 @@
 //!    absent or not isolated in the tables, so nothing that policy forbids passes in between.
 //! 5. Only then places that were given up are free for others.
 //!
-//! A pod that the source no longer has is not enforced any more, even if its interface is still there.
-//! A pod that it has, but whose namespace is not mounted any more, is, as long as its interface is.
+//! A pod that the source no longer has, or whose namespace is not mounted any more, is enforced as long
+//! as its interface is there ([`place`]).
 //!
 //! Nothing is written before the source's first full list is through. A step that fails leaves what
 //! was enforced in force, and all of it is done again, compared with the kernel read afresh.
 
 pub mod kernel;
+mod place;
 mod report;
 pub mod site;
 #[cfg(test)]
@@ -22,21 +23,24 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use sluice_common::abi::{Direction, SLOT_NONE};
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::Compiler;
 use sluice_policy::diff::{KernelState, Op, diff};
-use sluice_policy::model::{Change, LocalEndpoint, PodName};
+use sluice_policy::model::{Change, PodName};
 use sluice_policy::tables::Touched;
 
 use self::kernel::Kernel;
+use self::place::Held;
 use self::site::Site;
 use crate::endpoint::links::IfIndex;
-use crate::endpoint::slots::{Incarnation, Place, Slots};
-use crate::endpoint::{Assignment, Interface, LocalPod, Scan, Unenforced, assign};
+use crate::endpoint::slots::Slots;
+use crate::endpoint::{Assignment, LocalPod, Scan, Unenforced};
 use crate::state::State;
+use crate::status::TableStatus;
 
 /// Brings the kernel to what should be, for one node.
 #[derive(Debug)]
@@ -58,10 +62,16 @@ pub struct Reconciler<K> {
     local: BTreeMap<PodName, LocalPod>,
     scan: Scan,
     assignment: Assignment,
+    /// Pods whose object is gone, by the name that they go by since.
+    gone: BTreeSet<PodName>,
+    /// What is enforced beside the source's pods.
+    held: BTreeMap<PodName, Held>,
     /// Why a pod that was found is not enforced.
     refused: BTreeMap<PodName, Unenforced>,
     adopted: bool,
     corrections: u64,
+    /// How full the tables are that packets fill, when that was last counted.
+    of_packets: Option<(Instant, Vec<TableStatus>)>,
     site: Site,
 }
 
@@ -89,9 +99,12 @@ impl<K: Kernel> Reconciler<K> {
             local: BTreeMap::new(),
             scan: Scan::default(),
             assignment: Assignment::new(),
+            gone: BTreeSet::new(),
+            held: BTreeMap::new(),
             refused: BTreeMap::new(),
             adopted: false,
             corrections: 0,
+            of_packets: None,
             site: Site::default(),
         }
     }
@@ -104,21 +117,14 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Takes in what the source sent. Nothing is written yet.
     pub fn change(&mut self, mut changes: Vec<Change>) {
+        let mut further = Vec::new();
         for change in &mut changes {
             self.site.complete(change);
             if let Change::Pod(name, pod) = change {
-                match pod {
-                    Some(pod) if pod.node == self.node && !pod.host_network && !pod.finished => {
-                        let local =
-                            LocalPod { addresses: pod.addresses.clone(), created: pod.created };
-                        self.local.insert(name.clone(), local);
-                    }
-                    _ => {
-                        self.local.remove(name);
-                    }
-                }
+                self.take_in_pod(name, pod.as_ref(), &mut further);
             }
         }
+        changes.extend(further);
         self.touched.merge(self.compiler.apply(changes));
     }
 
@@ -173,84 +179,15 @@ impl<K: Kernel> Reconciler<K> {
             corrections += 1;
         }
         self.corrections += corrections;
+        self.count_packets_tables()?;
         Ok(self.corrections - before)
     }
 
-    /// Gives every local pod that has an interface a place, and tells the compiler. Returns the slots
-    /// that begin with a new incarnation.
-    fn place_pods(&mut self) -> Vec<u32> {
-        self.assignment = assign(&self.scan, &self.local);
-        self.keep_unmounted();
-        let mut changes = Vec::new();
-        let mut fresh = Vec::new();
-        self.refused.clear();
-        let gone: Vec<PodName> = self
-            .slots
-            .places()
-            .keys()
-            .chain(self.compiler.world().endpoints.keys())
-            .filter(|pod| !matches!(self.assignment.get(pod), Some(Ok(_))))
-            .cloned()
-            .collect();
-        for pod in gone {
-            self.slots.release(&pod);
-            if self.compiler.world().endpoints.contains_key(&pod) {
-                changes.push(Change::Endpoint(pod, None));
-            }
-        }
-        for (pod, found) in &self.assignment {
-            let (Ok(interfaces), Some(local)) = (found, self.local.get(pod)) else { continue };
-            let incarnation = Incarnation::new(local.created, &local.addresses, interfaces);
-            let unused = self.slots.next_epoch();
-            let endpoint = match self.slots.assign(pod, incarnation) {
-                Ok(place) => {
-                    if place.epoch == unused {
-                        fresh.push(place.slot);
-                    }
-                    Some(LocalEndpoint { slot: place.slot, epoch: place.epoch, flags: 0 })
-                }
-                Err(error) => {
-                    self.refused.insert(pod.clone(), Unenforced::NoPlace(error));
-                    None
-                }
-            };
-            if self.compiler.world().endpoints.get(pod).copied() != endpoint {
-                changes.push(Change::Endpoint(pod.clone(), endpoint));
-            }
-        }
-        if !changes.is_empty() {
-            self.touched.merge(self.compiler.apply(changes));
-        }
-        fresh
-    }
-
-    /// A pod whose namespace is not mounted any more, but whose interface is still there, may still
-    /// send: it keeps the interfaces that it was found on before. Where the notes are lost too, it
-    /// keeps those that the kernel leads to a place with its addresses: only when the source no longer
-    /// has the pod, or the interface is gone, is it known to be gone.
-    fn keep_unmounted(&mut self) {
-        for (pod, found) in &mut self.assignment {
-            let (Err(_), Some(local)) = (&found, self.local.get(pod)) else { continue };
-            let addresses = BTreeSet::from_iter(local.addresses.clone());
-            let known: BTreeMap<IfIndex, u64> = match self.slots.places().get(pod) {
-                Some(Place { incarnation, .. }) => {
-                    if incarnation.created != local.created || incarnation.addresses != addresses {
-                        continue;
-                    }
-                    incarnation.interfaces.clone()
-                }
-                None => self.slots.left_for(&addresses).into_iter().map(|i| (i, 0)).collect(),
-            };
-            let interfaces: Option<Vec<Interface>> = known
-                .iter()
-                .map(|(ifindex, inode)| {
-                    Interface::unmounted(*ifindex, *inode, &addresses, &self.scan)
-                })
-                .collect();
-            if let Some(interfaces) = interfaces.filter(|interfaces| !interfaces.is_empty()) {
-                *found = Ok(interfaces);
-            }
-        }
+    /// Too dear for every scrape: what is told then is of the last time.
+    fn count_packets_tables(&mut self) -> anyhow::Result<()> {
+        let counted = self.kernel.of_packets().context("cannot count the tables of packets")?;
+        self.of_packets = Some((Instant::now(), counted));
+        Ok(())
     }
 
     fn store_notes(&mut self) -> anyhow::Result<()> {
@@ -334,6 +271,7 @@ impl<K: Kernel> Reconciler<K> {
         if complete && !self.adopted {
             self.kernel.settle()?;
             self.adopted = true;
+            self.count_packets_tables()?;
         }
         self.slots.recycle();
         Ok(())
@@ -343,7 +281,11 @@ impl<K: Kernel> Reconciler<K> {
     fn wanted(&self) -> BTreeMap<PodName, Vec<(IfIndex, u32)>> {
         let mut wanted = BTreeMap::new();
         for (pod, endpoint) in &self.compiler.world().endpoints {
-            let Some(Ok(interfaces)) = self.assignment.get(pod) else { continue };
+            let interfaces = match (self.assignment.get(pod), self.held.get(pod)) {
+                (Some(Ok(interfaces)), _) => interfaces,
+                (_, Some(held)) => &held.interfaces,
+                _ => continue,
+            };
             if self.is_governed(endpoint.slot, Direction::Ingress)
                 || self.is_governed(endpoint.slot, Direction::Egress)
             {

@@ -1,10 +1,12 @@
 //! What the reconciler says of itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use sluice_common::abi::{Direction, RULE_MAX, RuleId, SLOT_NONE};
+use sluice_common::abi::{Direction, ENDPOINT_MAX, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX};
+use sluice_policy::capacity::{Overflow, Table};
 use sluice_policy::lint;
-use sluice_policy::model::{Action, PodName, PolicyName, RuleName, ServiceName};
+use sluice_policy::model::{Action, PodName, PolicyName, RuleName, Service, ServiceName};
 
 use super::{Kernel, Reconciler};
 use crate::datapath::counters::Snapshot;
@@ -24,13 +26,19 @@ impl<K: Kernel> Reconciler<K> {
         self.corrections
     }
 
+    /// True if [`Self::missing`] has any.
+    pub fn is_something_missing(&self) -> bool {
+        let unfound = |found: &Result<_, NotFound>| {
+            !matches!(found, Ok(_) | Err(NotFound::NoAddress | NotFound::AddressOf(_)))
+        };
+        !self.refused.is_empty() || self.assignment.values().any(unfound)
+    }
+
     /// Local pods that have addresses and are not found, or found and not enforced: why, by name.
     pub fn missing(&self) -> BTreeMap<PodName, String> {
         let unfound = self.assignment.iter().filter_map(|(pod, found)| match found {
-            Err(reason @ (NotFound::NoInterface | NotFound::NoHostSide(_))) => {
-                Some((pod.clone(), reason.to_string()))
-            }
-            _ => None,
+            Ok(_) | Err(NotFound::NoAddress | NotFound::AddressOf(_)) => None,
+            Err(reason) => Some((pod.clone(), reason.to_string())),
         });
         let refused = self.refused.iter().map(|(pod, reason)| (pod.clone(), reason.to_string()));
         refused.chain(unfound).collect()
@@ -38,7 +46,19 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Sets that did not fit and were closed, each with its endpoint.
     pub fn overflows(&self) -> Vec<String> {
-        self.compiler.overflows().iter().map(ToString::to_string).collect()
+        self.compiler.overflows().iter().map(|overflow| self.in_words(overflow)).collect()
+    }
+
+    /// An overflow, and what takes most of the room where one object can.
+    fn in_words(&self, overflow: &Overflow) -> String {
+        let services = self.compiler.world().services.iter();
+        let sizes = services.map(|(name, service)| (vips_of(service), name));
+        match sizes.max().filter(|_| overflow.shortage.table == Table::Vips) {
+            Some((vips, name)) => {
+                format!("{overflow}; the largest service is {name}, which needs {vips}")
+            }
+            None => overflow.to_string(),
+        }
     }
 
     /// By pod, the services that are closed to it because their backends get different verdicts, in
@@ -73,9 +93,10 @@ impl<K: Kernel> Reconciler<K> {
         self.kernel.foreign(ifindex).unwrap_or_default()
     }
 
-    /// All local pods, without programs of others.
+    /// All local pods and what is enforced beside them, without programs of others.
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
-        self.local.keys().map(|pod| self.endpoint(pod)).collect()
+        let names: BTreeSet<&PodName> = self.local.keys().chain(self.held.keys()).collect();
+        names.into_iter().map(|pod| self.endpoint(pod)).collect()
     }
 
     /// How full the tables are.
@@ -85,7 +106,24 @@ impl<K: Kernel> Reconciler<K> {
             table: "rule_hits".into(),
             used: self.compiler.names().rules.len() as u64,
             capacity: (RULE_MAX - 1).into(),
+            age_seconds: None,
         });
+        let high = self.leading.keys().filter(|ifindex| **ifindex >= SLOTS_BY_INDEX).count();
+        let slots = [
+            ("endpoint_slots", self.leading.len() - high, SLOTS_BY_INDEX),
+            ("endpoint_slots_high", high, ENDPOINT_MAX),
+        ];
+        tables.extend(slots.map(|(table, used, capacity)| TableStatus {
+            table: table.into(),
+            used: used as u64,
+            capacity: capacity.into(),
+            age_seconds: None,
+        }));
+        if let Some((counted, of_packets)) = &self.of_packets {
+            let age_seconds = Some(counted.elapsed().as_secs());
+            let aged = |table: &TableStatus| TableStatus { age_seconds, ..table.clone() };
+            tables.extend(of_packets.iter().map(aged));
+        }
         tables
     }
 
@@ -132,40 +170,70 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     fn endpoint(&self, pod: &PodName) -> EndpointStatus {
-        let (interfaces, unfound) = match self.assignment.get(pod) {
-            Some(Ok(interfaces)) => (interfaces.clone(), None),
-            Some(Err(reason)) => (Vec::new(), Some(Unenforced::NotFound(reason.clone()))),
-            None => (Vec::new(), Some(Unenforced::Pending)),
+        let held = self.held.get(pod);
+        let (interfaces, unfound) = match (self.assignment.get(pod), held) {
+            (Some(Ok(interfaces)), _) => (interfaces.as_slice(), None),
+            (_, Some(held)) => (held.interfaces.as_slice(), None),
+            (Some(Err(reason)), _) => (&[][..], Some(Unenforced::NotFound(reason.clone()))),
+            (None, None) => (&[][..], Some(Unenforced::Pending)),
         };
         let place = self.slots.places().get(pod);
         let (slot, epoch) = place.map_or((0, 0), |place| (place.slot, place.epoch));
         let (ingress, egress) =
             (self.is_governed(slot, Direction::Ingress), self.is_governed(slot, Direction::Egress));
-        let reason = self.refused.get(pod).cloned().or(unfound);
-        let overflow = self.compiler.overflows().iter().find(|overflow| overflow.pod == *pod);
         let led = interfaces.iter().all(|i| self.leading.get(&i.ifindex) == Some(&slot));
-        let reason =
-            reason.or_else(|| ((ingress || egress) && !led).then_some(Unenforced::Pending));
-        let state = match (&reason, overflow) {
-            (Some(_), _) => EnforcementState::NotEnforced,
-            (None, Some(_)) => EnforcementState::Closed,
-            (None, None) if !ingress && !egress => EnforcementState::NotIsolated,
-            (None, None) => EnforcementState::Enforced,
+        let pending = ((ingress || egress) && !led).then_some(Unenforced::Pending);
+        let refused = self.refused.get(pod).cloned().or(unfound).or(pending);
+        let overflow = self.compiler.overflows().iter().find(|overflow| overflow.pod == *pod);
+        let is_shut = held.is_some_and(|held| held.why.is_closed());
+        let state = match &refused {
+            Some(Unenforced::NotFound(NotFound::Contested(_))) if self.is_contest_closed() => {
+                EnforcementState::Closed
+            }
+            Some(_) => EnforcementState::NotEnforced,
+            None if overflow.is_some() || is_shut => EnforcementState::Closed,
+            None if !ingress && !egress => EnforcementState::NotIsolated,
+            None => EnforcementState::Enforced,
         };
-        let overflow = overflow.map(ToString::to_string);
+        let why = held.map(|held| (held.why.label(), held.why.to_string()));
+        let why = refused.map(|reason| (reason.label(), reason.to_string())).or(why);
         EndpointStatus {
             pod: pod.to_string(),
-            addresses: self.local.get(pod).map(|pod| pod.addresses.clone()).unwrap_or_default(),
+            addresses: self.addresses(pod),
             interfaces: interfaces.iter().map(interface_status).collect(),
             slot,
             epoch,
             ingress,
             egress,
             state,
-            cause: reason.as_ref().map(|reason| reason.label().into()),
-            reason: reason.map(|reason| reason.to_string()).or(overflow),
+            cause: why.as_ref().map(|(label, _)| (*label).into()),
+            reason: why.map(|(_, reason)| reason).or(overflow.map(|o| self.in_words(o))),
         }
     }
+
+    fn addresses(&self, pod: &PodName) -> Vec<IpAddr> {
+        match self.local.get(pod) {
+            Some(pod) => pod.addresses.clone(),
+            None => {
+                let place = self.slots.places().get(pod);
+                place.into_iter().flat_map(|p| &p.incarnation.addresses).copied().collect()
+            }
+        }
+    }
+
+    /// Every interface that is closed because of an address on it is led to its place.
+    fn is_contest_closed(&self) -> bool {
+        let mut closed = self.held.iter().filter(|(_, held)| held.why.is_closed());
+        closed.all(|(name, held)| {
+            let slot = self.slots.places().get(name).map(|place| place.slot);
+            held.interfaces.iter().all(|i| self.leading.get(&i.ifindex) == slot.as_ref())
+        })
+    }
+}
+
+/// Elements of `vips` that a service takes: one for each address and port, and one for each address.
+fn vips_of(service: &Service) -> usize {
+    service.addresses.len() * (service.ports.len() + 1)
 }
 
 fn interface_status(interface: &Interface) -> InterfaceStatus {

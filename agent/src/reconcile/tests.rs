@@ -1,3 +1,5 @@
+mod capacity;
+
 use std::net::IpAddr;
 
 use sluice_policy::model::{
@@ -8,7 +10,10 @@ use sluice_common::abi::{Counter, RuleId};
 
 use super::*;
 use crate::datapath::counters::Snapshot;
+use crate::endpoint::Interface;
 use crate::endpoint::netns::NetnsId;
+use crate::endpoint::slots::Lingering;
+use crate::status::{EndpointStatus, EnforcementState};
 
 /// What was done to the kernel, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +67,10 @@ impl Kernel for Recorder {
     }
 
     fn rule_hits(&mut self, _last: RuleId) -> anyhow::Result<Vec<Counter>> {
+        Ok(Vec::new())
+    }
+
+    fn of_packets(&mut self) -> anyhow::Result<Vec<TableStatus>> {
         Ok(Vec::new())
     }
 
@@ -322,4 +331,132 @@ fn pods_of_other_nodes_and_with_host_network_are_not_looked_for() {
     ]);
     setup.reconcile();
     assert_eq!(setup.reconciler.endpoints(), []);
+}
+
+/// What is listed: names, states, and causes where there are any.
+fn listed(setup: &Setup) -> Vec<(String, EnforcementState, Option<String>)> {
+    let endpoints = setup.reconciler.endpoints().into_iter();
+    endpoints.map(|EndpointStatus { pod, state, cause, .. }| (pod, state, cause)).collect()
+}
+
+fn enforced(pod: &str) -> (String, EnforcementState, Option<String>) {
+    (pod.into(), EnforcementState::Enforced, None)
+}
+
+#[test]
+fn a_pod_whose_object_is_gone_is_enforced_until_its_interface_is_gone() {
+    let mut setup = Setup::new(Recorder::default());
+    setup.reconciler.change(vec![pod("a", 1), pod("b", 2), policy()]);
+    setup.reconciler.found(scan(&[(5, 1), (6, 2)]));
+    setup.reconcile();
+    setup.reconciler.change(vec![Change::Pod(name("a"), None)]);
+    let done = setup.reconcile();
+    assert!(!done.iter().any(|d| matches!(d, Done::Detach(_) | Done::Lead(..))), "{done:?}");
+    let gone = ("x/a (gone 0)".to_owned(), EnforcementState::Enforced, Some("object-gone".into()));
+    assert_eq!(listed(&setup), [gone, enforced("x/b")]);
+    // Policies go on to select it, until there is none.
+    setup.reconciler.change(vec![Change::Policy(policy_name(), None)]);
+    assert!(setup.reconcile().contains(&Done::Detach(5)));
+    setup.reconciler.change(vec![policy()]);
+    assert!(setup.reconcile().contains(&Done::Attach(5)));
+    setup.reconciler.found(scan(&[(6, 2)]));
+    assert!(setup.reconcile().contains(&Done::Lead(5, SLOT_NONE)));
+    assert_eq!(listed(&setup), [enforced("x/b")]);
+    assert_eq!(setup.reconciler.compiler.world().pods.len(), 1);
+}
+
+#[test]
+fn a_pod_created_again_under_its_name_leaves_the_old_one_enforced_where_it_still_runs() {
+    let mut setup = Setup::new(Recorder::default());
+    setup.reconciler.change(vec![pod("a", 1), policy()]);
+    setup.reconciler.found(scan(&[(5, 1)]));
+    setup.reconcile();
+    let again = |node: &str| {
+        let addresses = vec![address(2)];
+        Change::Pod(
+            name("a"),
+            Some(Pod { node: node.into(), addresses, created: 7, ..Pod::default() }),
+        )
+    };
+    // On another node, as of a StatefulSet, then here.
+    for (node, interfaces, next) in
+        [("m", &[(5, 1)][..], None), ("n", &[(5, 1), (6, 2)], Some(Done::Attach(6)))]
+    {
+        setup.reconciler.change(vec![again(node)]);
+        setup.reconciler.found(scan(interfaces));
+        let done = setup.reconcile();
+        assert!(!done.contains(&Done::Detach(5)), "{done:?}");
+        assert!(next.is_none_or(|next| done.contains(&next)), "{done:?}");
+        assert_eq!(setup.reconciler.kernel.slots.get(&5), Some(&1));
+    }
+    assert_eq!(listed(&setup)[0], enforced("x/a"));
+    // The same interface and address: it is the new one's.
+    setup.reconciler.change(vec![Change::Pod(name("a"), None), pod("heir", 1)]);
+    setup.reconciler.found(scan(&[(5, 1)]));
+    setup.reconcile();
+    assert_eq!(listed(&setup), [enforced("x/heir")]);
+}
+
+#[test]
+fn a_pod_that_went_while_no_agent_ran_is_closed_until_its_interface_is_gone() {
+    let mut before = Setup::new(Recorder::default());
+    before.reconciler.change(vec![pod("a", 1), policy()]);
+    before.reconciler.found(scan(&[(5, 1)]));
+    before.reconcile();
+    let Reconciler { kernel, slots, stored, .. } = before.reconciler;
+    let next = |notes: Option<State>, slots: Slots, kernel: &Recorder| {
+        let state_dir = tempfile::tempdir().expect("a temporary directory");
+        let kernel = Recorder {
+            state: kernel.state.clone(),
+            slots: kernel.slots.clone(),
+            ..Recorder::default()
+        };
+        let path = state_dir.path().to_path_buf();
+        let reconciler = Reconciler::new(kernel, "n".into(), path, notes, slots);
+        Setup { _state_dir: state_dir, reconciler }
+    };
+    let mut setup = next(stored, slots.clone(), &kernel);
+    // No policy at all any more, and no object.
+    setup.reconciler.found(scan(&[(5, 1)]));
+    let done = setup.reconcile();
+    assert!(!done.contains(&Done::Detach(5)), "{done:?}");
+    let closed = |name: &str| {
+        (format!("(closed)/{name}"), EnforcementState::Closed, Some("object-unknown".to_owned()))
+    };
+    assert_eq!(listed(&setup), [closed("x/a")]);
+    let endpoint = setup.reconciler.compiler.tables().endpoints[&1];
+    assert!(endpoint.is_governed(Direction::Ingress) && endpoint.is_governed(Direction::Egress));
+    // Without notes, it is what the kernel leads an interface to.
+    let left = Lingering { epoch: 3, addresses: [address(1)].into(), interfaces: [5].into() };
+    let slots = Slots::restore(BTreeMap::new(), [(1, left)].into(), 4);
+    let mut setup = next(None, slots, &kernel);
+    setup.reconciler.found(scan(&[(5, 1)]));
+    setup.reconcile();
+    setup.reconcile();
+    assert_eq!(listed(&setup), [closed("veth5")]);
+    setup.reconciler.found(scan(&[]));
+    assert!(setup.reconcile().contains(&Done::Detach(5)));
+    assert_eq!(listed(&setup), []);
+    assert!(setup.reconciler.compiler.world().policies.is_empty());
+}
+
+#[test]
+fn two_namespaces_with_an_address_are_closed_until_one_is_gone() {
+    let mut setup = Setup::new(Recorder::default());
+    setup.reconciler.change(vec![pod("a", 1)]);
+    setup.reconciler.found(scan(&[(5, 1), (6, 1)]));
+    let done = setup.reconcile();
+    assert!(done.contains(&Done::Attach(5)) && done.contains(&Done::Attach(6)), "{done:?}");
+    let nobodys = |name: &str| {
+        let cause = Some("interface-of-nobody".to_owned());
+        (format!("(closed)/{name}"), EnforcementState::Closed, cause)
+    };
+    let contested =
+        ("x/a".to_owned(), EnforcementState::Closed, Some("address-contested".to_owned()));
+    assert_eq!(listed(&setup), [nobodys("veth5"), nobodys("veth6"), contested]);
+    assert!(setup.reconciler.missing().contains_key(&name("a")));
+    setup.reconciler.found(scan(&[(6, 1)]));
+    setup.reconcile();
+    assert_eq!(listed(&setup), [("x/a".to_owned(), EnforcementState::NotIsolated, None)]);
+    assert_eq!(setup.reconciler.kernel.slots, [].into());
 }

@@ -96,6 +96,8 @@ impl<K: Kernel> Agent<K> {
             })
             .collect();
         missing.extend(self.missing());
+        missing.extend(self.link_watch.failure().map(str::to_owned));
+        missing.extend(self.reconciler.overflows());
         if let Some(failure) = self.failure.as_ref().filter(|failure| !missing.contains(failure)) {
             missing.push(failure.clone());
         }
@@ -105,7 +107,6 @@ impl<K: Kernel> Agent<K> {
     /// What is wrong with objects, and what is closed for it: nothing that the agent could mend.
     pub(super) fn faults_of_objects(&self) -> Vec<String> {
         let mut faults = self.faults.clone();
-        faults.extend(self.reconciler.overflows());
         let mixed = self.reconciler.mixed_services().into_iter();
         faults.extend(mixed.map(|(pod, why)| format!("{pod}: {why}")));
         faults
@@ -119,6 +120,7 @@ impl<K: Kernel> Agent<K> {
             .into_iter()
             .map(|(pod, reason)| format!("{pod}: {reason}"))
             .collect();
+        missing.extend(self.scan_failure.clone());
         if !self.synced {
             missing.push(NOT_SYNCED.into());
         } else if self.changed {

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use sluice_policy::model::{PodName, World};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use self::view::{Content, View};
 use super::{Event, ObjectState, Objects, Refresh, Source, Troubles};
@@ -73,6 +74,7 @@ async fn follow(
             _ = interval.tick() => None,
             Some(Refresh(token)) = refreshes.recv() => Some(token),
         };
+        let begun = Instant::now();
         let looked = tokio::task::spawn_blocking(move || {
             let found = directory.look();
             (directory, found)
@@ -80,7 +82,9 @@ async fn follow(
         // It fails only if the runtime is shutting down or `look` has panicked.
         let Ok((same, found)) = looked.await else { return };
         directory = same;
-        for event in found.into_iter().chain(token.map(Event::Refreshed)) {
+        let changed = found.iter().any(|event| matches!(event, Event::Changes(_)));
+        let arrived = changed.then_some(Event::Arrived(begun));
+        for event in arrived.into_iter().chain(found).chain(token.map(Event::Refreshed)) {
             if events.send(event).await.is_err() {
                 return;
             }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use sluice_policy::model::{Change, PolicyName};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::status::WatchStatus;
 
@@ -22,6 +23,8 @@ pub use objects::{InvalidPod, ObjectState, Objects};
 /// What a source sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// When the oldest of the [`Self::Changes`] that come next reached the source.
+    Arrived(Instant),
     /// The cluster has changed. What belongs together is in one event: it is applied atomically.
     Changes(Vec<Change>),
     /// Everything that is wrong with the objects now, each with the object's name; replaces what was

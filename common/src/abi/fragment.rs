@@ -35,3 +35,7 @@ pub struct Fragment {
 }
 
 const _: () = assert!(size_of::<Fragment>() == 64);
+
+// SAFETY: integers and `Address` without padding (64 bytes, asserted above), every bit pattern valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Fragment {}

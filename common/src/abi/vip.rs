@@ -157,3 +157,9 @@ unsafe impl aya::Pod for Hairpin {}
 // valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for HairpinWay {}
+// SAFETY: three `u32`, no padding, every bit pattern valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for HairpinNoteKey {}
+// SAFETY: a `u64` and two `u32`, no padding, every bit pattern valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for HairpinNote {}

@@ -36,7 +36,10 @@ fn report() -> Report {
             verdict: "allow",
             packets: 3,
         }],
-        tables: vec![TableStatus { table: "peers".into(), used: 7, capacity: 8 }],
+        tables: vec![
+            TableStatus { table: "peers".into(), used: 7, capacity: 8, age_seconds: None },
+            TableStatus { table: "flows".into(), used: 3, capacity: 9, age_seconds: Some(11) },
+        ],
         objects: [(("NetworkPolicy", ObjectState::Closed), 1)].into(),
         watches: [("Pod".to_owned(), true)].into(),
         last_heal_corrections: 6,
@@ -65,19 +68,29 @@ fn both_formats_have_the_same_samples() {
         r#"sluice_unenforced_endpoints{reason="address-not-found"} 0"#,
         r#"sluice_unenforced_endpoints{reason="no-host-interface"} 0"#,
         r#"sluice_unenforced_endpoints{reason="address-taken"} 0"#,
+        r#"sluice_unenforced_endpoints{reason="address-contested"} 0"#,
         r#"sluice_unenforced_endpoints{reason="no-slot"} 0"#,
         r#"sluice_unenforced_endpoints{reason="attach-failed"} 0"#,
         r#"sluice_unenforced_endpoints{reason="invalid-object"} 0"#,
         r#"sluice_objects{kind="NetworkPolicy",state="closed"} 1"#,
         r#"sluice_watch_connected{kind="Pod"} 1"#,
         r#"sluice_map_entries{map="peers"} 7"#,
+        r#"sluice_map_entries{map="flows"} 3"#,
         r#"sluice_map_capacity{map="peers"} 8"#,
+        r#"sluice_map_capacity{map="flows"} 9"#,
         "sluice_last_heal_corrections 6",
         &format!(r#"sluice_build_info{{version="0.1.0",abi="{ABI_VERSION}"}} 1"#),
     ];
     for format in [Format::OpenMetrics, Format::Text] {
         assert_eq!(samples(&encode(report(), format)), expected);
     }
+}
+
+#[test]
+fn what_was_counted_before_says_when() {
+    let text = encode(report(), Format::Text);
+    let ages = text.lines().filter(|line| line.starts_with("sluice_map_entries_age_seconds{"));
+    assert_eq!(ages.collect::<Vec<_>>(), [r#"sluice_map_entries_age_seconds{map="flows"} 11"#]);
 }
 
 #[test]

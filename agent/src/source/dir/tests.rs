@@ -346,3 +346,22 @@ fn a_pipe_or_a_dead_link_among_manifests_is_named_and_holds_nothing_up() {
     assert!(setup.faults().contains("pipe.yaml: not a file"), "{}", setup.faults());
     assert!(setup.faults().contains("link.yaml: No such file"), "{}", setup.faults());
 }
+
+#[tokio::test]
+async fn changes_come_with_the_time_of_the_look_that_found_them() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    fs::write(directory.path().join("n.yaml"), NAMESPACE).expect("written");
+    let begun = Instant::now();
+    let mut source = start(directory.path().to_path_buf());
+    let mut arrived = None;
+    while let Some(event) = source.events.recv().await {
+        match event {
+            Event::Arrived(at) => arrived = Some(at),
+            Event::Changes(_) => break,
+            _ => {}
+        }
+    }
+    assert!(arrived.is_some_and(|at| at >= begun && at <= Instant::now()), "{arrived:?}");
+}
+
+const NAMESPACE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: x}}";

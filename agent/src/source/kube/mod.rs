@@ -45,7 +45,7 @@ use tokio::task::JoinSet;
 pub use self::client::{ConfigError, config};
 use self::events::Reason;
 use self::gate::Gate;
-use self::store::{Store, Trouble};
+use self::store::{Revision, Store, Trouble};
 use self::watch::{Message, News};
 use super::{Event, Objects, PodTrouble, Refresh, Source, Troubles};
 use crate::manifest::kinds::Kind;
@@ -109,8 +109,12 @@ struct Inbox {
 async fn run(mut hub: Hub, mut inbox: Inbox, events: mpsc::Sender<Event>) {
     loop {
         let mut token = None;
+        let mut arrived = None;
         tokio::select! {
-            Some((kind, news)) = inbox.arriving.recv() => hub.take(kind, news),
+            Some((kind, news, at)) = inbox.arriving.recv() => {
+                arrived = Some(at);
+                hub.take(kind, news);
+            }
             Some(Refresh(asked)) = inbox.refreshes.recv() => token = Some(asked),
             Ok(()) = inbox.found.changed() => {
                 hub.found = inbox.found.borrow_and_update().clone();
@@ -127,10 +131,14 @@ async fn run(mut hub: Hub, mut inbox: Inbox, events: mpsc::Sender<Event>) {
             else => return,
         }
         for _ in 0..BATCH {
-            let Ok((kind, news)) = inbox.arriving.try_recv() else { break };
+            let Ok((kind, news, at)) = inbox.arriving.try_recv() else { break };
+            arrived.get_or_insert(at);
             hub.take(kind, news);
         }
-        for event in hub.due().into_iter().chain(token.map(Event::Refreshed)) {
+        let due = hub.due();
+        let arrived = arrived.filter(|_| due.iter().any(|e| matches!(e, Event::Changes(_))));
+        let arrived = arrived.map(Event::Arrived).into_iter();
+        for event in arrived.chain(due).chain(token.map(Event::Refreshed)) {
             if events.send(event).await.is_err() {
                 return;
             }
@@ -150,6 +158,9 @@ struct Hub {
     stirred: BTreeSet<Kind>,
     faults: Vec<String>,
     outcome: Objects,
+    /// [`Store::revision`] that [`Self::faults`] and [`Self::outcome`] are of; `None` where a watch or
+    /// the own node has changed since.
+    told: Option<Revision>,
     /// What the agent finds wrong.
     found: Troubles,
     said: latest::Sender<Vec<Trouble>>,
@@ -167,6 +178,7 @@ impl Hub {
             stirred: KINDS.into(),
             faults: Vec::new(),
             outcome: Objects::default(),
+            told: None,
             found: Troubles::default(),
             said,
         }
@@ -205,6 +217,7 @@ impl Hub {
         let now = WatchStatus { kind: kind_name, connected: error.is_none(), synced, error };
         if *watch != now {
             *watch = now;
+            self.told = None;
             self.stirred.insert(kind);
         }
     }
@@ -223,17 +236,23 @@ impl Hub {
             }
             events.push(Event::Changes(changes));
         }
-        let faults = self.faults_now();
-        if self.faults != faults {
-            self.faults.clone_from(&faults);
-            events.push(Event::Faults(faults));
-            self.say();
+        let revision = self.store.revision();
+        if self.told.as_ref().is_none_or(|told| told.troubles != revision.troubles) {
+            let faults = self.faults_now();
+            if self.faults != faults {
+                self.faults.clone_from(&faults);
+                events.push(Event::Faults(faults));
+                self.say();
+            }
         }
-        let outcome = self.store.outcome();
-        if self.gate.is_open() && self.outcome != outcome {
-            self.outcome.clone_from(&outcome);
-            events.push(Event::Objects(outcome));
+        if self.gate.is_open() && self.told.as_ref() != Some(&revision) {
+            let outcome = self.store.outcome();
+            if self.outcome != outcome {
+                self.outcome.clone_from(&outcome);
+                events.push(Event::Objects(outcome));
+            }
         }
+        self.told = Some(revision).filter(|_| self.gate.is_open());
         if self.gate.is_open() && !std::mem::replace(&mut self.synced, true) {
             events.push(Event::Synced);
         }

@@ -34,6 +34,15 @@ pub(super) struct Trouble {
     pub(super) note: String,
 }
 
+/// What [`Store::troubles`] and [`Store::outcome`] follow from: where it is the same, so are they.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Revision {
+    /// Of the troubles, and of whether the own node is there.
+    pub(super) troubles: (u64, bool),
+    /// How many objects there are of each kind.
+    objects: Vec<usize>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Store {
@@ -43,6 +52,8 @@ pub(super) struct Store {
     /// Fingerprints of services, which are made of several objects.
     service_prints: HashMap<ServiceName, u64>,
     troubles: BTreeMap<(Kind, Box<str>), Trouble>,
+    /// How often [`Self::troubles`] may have changed.
+    trouble_changes: u64,
     /// Pods of this node of which nothing could ever be read.
     invalid_pods: BTreeMap<PodName, InvalidPod>,
     /// Of the objects that the agent may find something wrong with, to name them in Events: pods of
@@ -152,7 +163,7 @@ impl Store {
 
     /// An object is gone.
     pub(super) fn remove(&mut self, kind: Kind, name: &str) -> Vec<Change> {
-        self.troubles.remove(&(kind, name.into()));
+        self.settle_trouble(kind, name);
         self.uids.remove(&(kind, name.into()));
         let known = self.kinds.entry(kind).or_default();
         if known.objects.remove(name).is_none() {
@@ -183,6 +194,20 @@ impl Store {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// See [`Revision`]. Cheap, however many objects and troubles there are.
+    pub(super) fn revision(&self) -> Revision {
+        Revision {
+            troubles: (self.trouble_changes, self.knows_own_node()),
+            objects: self.kinds.values().map(|known| known.objects.len()).collect(),
+        }
+    }
+
+    /// Nothing is wrong with an object any more.
+    fn settle_trouble(&mut self, kind: Kind, name: &str) {
+        let settled = self.troubles.remove(&(kind, name.into()));
+        self.trouble_changes += u64::from(settled.is_some());
     }
 
     /// Everything that is wrong with the objects now.
@@ -302,16 +327,16 @@ impl Store {
         read: Read,
         faults: &[Fault],
     ) {
-        let key = (kind, name.into());
         if faults.is_empty() {
-            self.troubles.remove(&key);
+            self.settle_trouble(kind, name);
             return;
         }
+        self.trouble_changes += 1;
         let (reason, consequence) = consequence(kind, read);
         let wrong: Vec<String> = faults.iter().map(ToString::to_string).collect();
         let note = format!("{}; {consequence}", wrong.join("; "));
         let regarding = Regarding { kind, name: name.into(), uid };
-        self.troubles.insert(key, Trouble { regarding, reason, note });
+        self.troubles.insert((kind, name.into()), Trouble { regarding, reason, note });
     }
 
     /// Names of the objects of a kind.

@@ -61,8 +61,8 @@ pub(super) enum News {
     Gone(Object),
 }
 
-/// News of one kind.
-pub(super) type Message = (Kind, News);
+/// News of one kind, and when they arrived.
+pub(super) type Message = (Kind, News, Instant);
 
 /// How a list is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ pub(super) async fn watch<T: Watched>(
         Ok(client) => watch_by::<T>(client, &answered, fields, timeout, &news).await,
         // Nothing will change that but another configuration: the watch never is.
         Err(error) => {
-            let _ = news.send((T::KIND, News::Failed(chain(&error)))).await;
+            let _ = news.send((T::KIND, News::Failed(chain(&error)), Instant::now())).await;
         }
     }
 }
@@ -159,7 +159,7 @@ async fn follow<T: Watched>(
             Some(News::Connected | News::Changed(_) | News::Gone(_)) | None => {}
         }
         if let Some(said) = said {
-            news.send((T::KIND, said)).await.ok()?;
+            news.send((T::KIND, said, Instant::now())).await.ok()?;
         }
         if again.is_some() {
             return again;

@@ -1,0 +1,34 @@
+//! How full the tables are that packets fill. Nobody keeps count of them: they are walked.
+
+use sluice_common::abi::{ENDPOINT_MAX, FRAGMENTS_PER_SLOT, capacity};
+
+use super::maps::{KernelMaps, MapFault};
+use crate::status::TableStatus;
+
+/// Elements of `fragments`.
+const FRAGMENTS: u32 = ENDPOINT_MAX * 2 * FRAGMENTS_PER_SLOT;
+
+impl KernelMaps {
+    /// Entries of each table that packets fill. What has expired counts until something takes its
+    /// place.
+    ///
+    /// # Errors
+    /// [`MapFault::Access`].
+    pub fn occupancy(&self) -> Result<Vec<TableStatus>, MapFault> {
+        let fragments = self.all_fragments.read(0, FRAGMENTS)?;
+        let fragments = fragments.iter().filter(|fragment| fragment.epoch != 0).count();
+        let tables = [
+            ("flows", self.all_flows.count()?, capacity::FLOWS),
+            ("openings", self.all_openings.count()?, capacity::OPENINGS),
+            ("fragments", fragments, FRAGMENTS),
+            ("hairpin_notes", self.all_hairpin_notes.count()?, capacity::HAIRPIN_NOTES),
+        ];
+        let status = |(table, used, capacity): (&str, usize, u32)| TableStatus {
+            table: table.into(),
+            used: used as u64,
+            capacity: capacity.into(),
+            age_seconds: Some(0),
+        };
+        Ok(tables.map(status).into())
+    }
+}
