@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 
-use crate::process::{find, program};
+use crate::process::{self, program};
 use crate::workspace;
 
 /// Names the folder that holds the programs; the tests read it too.
@@ -24,9 +24,6 @@ const FLAGS: &str = "-mod=mod -trimpath -buildvcs=false";
 
 /// File in the cache that holds what its programs were built from.
 const NOTE: &str = "built-from";
-
-/// Where Go is installed when it is not in the path.
-const GO: &str = "/usr/local/go/bin/go";
 
 /// A program and the Go module that builds it.
 struct Built {
@@ -60,7 +57,7 @@ pub(crate) fn assets() -> anyhow::Result<Option<PathBuf>> {
     if is_current(&cache, &wanted) {
         return Ok(Some(cache));
     }
-    let Some(go) = find("go").or_else(|| Some(PathBuf::from(GO)).filter(|go| go.is_file())) else {
+    let Some(go) = process::go() else {
         println!(
             "the tests against a real API server are skipped: install go (1.25 or newer), or set \
              {ASSETS} to a folder with kube-apiserver and etcd"
