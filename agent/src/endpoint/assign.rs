@@ -143,6 +143,8 @@ fn kept(scan: &Scan, pod: &LocalPod, before: Option<&Place>) -> Vec<Interface> {
 
 struct Search<'a> {
     scan: &'a Scan,
+    /// The interfaces that carry an address.
+    by_address: BTreeMap<IpAddr, Vec<IfIndex>>,
     owners: BTreeMap<IpAddr, &'a PodName>,
     /// Namespaces that local pods were found in before.
     held: BTreeMap<NetnsId, &'a PodName>,
@@ -164,12 +166,18 @@ impl<'a> Search<'a> {
         by_age.sort_by_key(|(name, pod)| std::cmp::Reverse((pod.created, *name)));
         let mut search = Self {
             scan,
+            by_address: BTreeMap::new(),
             owners: BTreeMap::new(),
             held: BTreeMap::new(),
             left: BTreeMap::new(),
             claims: BTreeMap::new(),
             taken: BTreeSet::new(),
         };
+        for interface in scan.interfaces.values() {
+            for address in &interface.addresses {
+                search.by_address.entry(*address).or_default().push(interface.ifindex);
+            }
+        }
         for &(name, pod) in &by_age {
             for address in &pod.addresses {
                 search.owners.entry(*address).or_insert(name);
@@ -206,8 +214,12 @@ impl<'a> Search<'a> {
         pod.addresses.iter().copied().filter(|a| self.owners.get(a) == Some(&name)).collect()
     }
 
-    fn carrying(&self, own: &BTreeSet<IpAddr>) -> impl Iterator<Item = &'a Interface> {
-        self.scan.interfaces.values().filter(move |i| !i.addresses.is_disjoint(own))
+    /// The interfaces with any of these addresses, by index.
+    fn carrying(&self, own: &BTreeSet<IpAddr>) -> impl Iterator<Item = &'a Interface> + use<'a> {
+        let found = own.iter().filter_map(|address| self.by_address.get(address)).flatten();
+        let indexes: BTreeSet<IfIndex> = found.copied().collect();
+        let scan = self.scan;
+        indexes.into_iter().filter_map(move |ifindex| scan.interfaces.get(&ifindex))
     }
 
     /// The namespaces that can be the pod's with these addresses.

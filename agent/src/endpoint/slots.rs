@@ -81,9 +81,12 @@ pub struct Lingering {
     pub interfaces: BTreeSet<u32>,
 }
 
+/// The slot that no pod has for itself: those that find no place are closed in it together.
+pub const CROWD_SLOT: u32 = ENDPOINT_MAX - 1;
+
 /// All places are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("all {max} places in the endpoints table are taken", max = ENDPOINT_MAX - 1)]
+#[error("all {max} places in the endpoints table are taken", max = CROWD_SLOT - 1)]
 pub struct NoPlace;
 
 /// The places of this node's pods.
@@ -181,6 +184,22 @@ impl Slots {
         }
     }
 
+    /// The place of those who find none; it is the same one for as long as it is not released. `None`
+    /// where a pod has it, which an agent of before gave it.
+    pub fn crowd(&mut self, name: &PodName) -> Option<Place> {
+        if let Some(place) = self.places.get(name) {
+            return Some(place.clone());
+        }
+        if self.is_taken(CROWD_SLOT) {
+            return None;
+        }
+        self.lingering.remove(&CROWD_SLOT);
+        let (epoch, incarnation) = (self.new_epoch(), Incarnation::new(0, &[], &[]));
+        let place = Place { slot: CROWD_SLOT, epoch, incarnation };
+        self.places.insert(name.clone(), place.clone());
+        Some(place)
+    }
+
     /// Has the place of one pod under another name from now on.
     pub fn rename(&mut self, pod: &PodName, to: PodName) {
         if let Some(place) = self.places.remove(pod) {
@@ -218,7 +237,7 @@ impl Slots {
     fn free(&self) -> Option<u32> {
         let taken: BTreeSet<u32> = self.places.values().map(|place| place.slot).collect();
         let reserved = self.reserved.as_ref().map(|(_, slot)| *slot);
-        (1..ENDPOINT_MAX).find(|slot| {
+        (1..CROWD_SLOT).find(|slot| {
             !taken.contains(slot) && !self.lingering.contains_key(slot) && reserved != Some(*slot)
         })
     }
@@ -308,7 +327,7 @@ mod tests {
     #[test]
     fn when_all_places_are_taken_the_next_pod_gets_none() {
         let mut slots = Slots::restore(BTreeMap::new(), BTreeMap::new(), 1);
-        for i in 1..ENDPOINT_MAX {
+        for i in 1..CROWD_SLOT {
             slots.assign(&pod(&i.to_string()), incarnation(1, "10.0.0.1", i)).expect("a place");
         }
         assert_eq!(slots.assign(&pod("late"), incarnation(1, "10.0.0.2", 5000)), Err(NoPlace));

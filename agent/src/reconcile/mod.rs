@@ -37,7 +37,7 @@ use self::kernel::Kernel;
 use self::place::Held;
 use self::site::Site;
 use crate::endpoint::links::IfIndex;
-use crate::endpoint::slots::Slots;
+use crate::endpoint::slots::{CROWD_SLOT, Slots};
 use crate::endpoint::{Assignment, LocalPod, Scan, Unenforced};
 use crate::state::State;
 use crate::status::TableStatus;
@@ -61,6 +61,8 @@ pub struct Reconciler<K> {
     stored: Option<State>,
     local: BTreeMap<PodName, LocalPod>,
     scan: Scan,
+    /// Local pods or the scan have changed since [`Self::assignment`] was made.
+    unplaced: bool,
     assignment: Assignment,
     /// Pods whose object is gone, by the name that they go by since.
     gone: BTreeSet<PodName>,
@@ -98,6 +100,7 @@ impl<K: Kernel> Reconciler<K> {
             stored: notes,
             local: BTreeMap::new(),
             scan: Scan::default(),
+            unplaced: true,
             assignment: Assignment::new(),
             gone: BTreeSet::new(),
             held: BTreeMap::new(),
@@ -138,6 +141,7 @@ impl<K: Kernel> Reconciler<K> {
             self.touched.merge(self.compiler.apply([own_host]));
         }
         self.scan = scan;
+        self.unplaced = true;
         self.doubtful.extend(self.leading.keys());
     }
 
@@ -228,6 +232,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Leads interfaces to their slots and attaches, then detaches what is not to be enforced.
     fn write_interfaces(&mut self) -> anyhow::Result<()> {
+        self.refused.retain(|_, why| matches!(why, Unenforced::NoPlace(_)));
         let wanted = self.wanted();
         let mut stale: BTreeSet<IfIndex> = self.leading.keys().copied().collect();
         if !self.adopted {
@@ -286,7 +291,10 @@ impl<K: Kernel> Reconciler<K> {
                 (_, Some(held)) => &held.interfaces,
                 _ => continue,
             };
-            if self.is_governed(endpoint.slot, Direction::Ingress)
+            if self.is_crowded(pod) {
+                let led = interfaces.iter().map(|i| (i.ifindex, CROWD_SLOT)).collect();
+                wanted.insert(pod.clone(), led);
+            } else if self.is_governed(endpoint.slot, Direction::Ingress)
                 || self.is_governed(endpoint.slot, Direction::Egress)
             {
                 let led = interfaces.iter().map(|i| (i.ifindex, endpoint.slot)).collect();

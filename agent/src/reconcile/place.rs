@@ -9,12 +9,15 @@
 //!   peer of any policy, and every other pod has a better claim to its addresses.
 //! * **A pod of which only the place is known**, from the notes or the kernel, because its object went
 //!   while no agent ran: closed in both directions.
+//! * **A pod more than there are places**: closed in both directions if a policy isolates it in any,
+//!   together with others like it, in a slot that is kept for that.
 //! * **A namespace with a local pod's address that is nobody's** ([`crate::endpoint::assign`]): closed
 //!   in both directions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use sluice_common::abi::{Direction, ENDPOINT_MAX};
 use sluice_policy::model::{
     Change, LocalEndpoint, Namespaces, Pod, PodName, PodSelector, Policy, PolicyKind, PolicyName,
     Selector, Tier,
@@ -91,6 +94,7 @@ impl<K: Kernel> Reconciler<K> {
         let local = pod.filter(|p| p.node == self.node && !p.host_network && !p.finished);
         let local =
             local.map(|pod| LocalPod { addresses: pod.addresses.clone(), created: pod.created });
+        self.unplaced |= self.local.get(name) != local.as_ref();
         if self.local.contains_key(name) {
             let place = self.slots.places().get(name).map(|place| &place.incarnation);
             let goes_on =
@@ -107,6 +111,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// The object is not that of the pod which has the place: the pod goes on under another name.
     fn part(&mut self, name: &PodName, further: &mut Vec<Change>) {
+        self.unplaced = true;
         let Some(place) = self.slots.places().get(name).cloned() else { return };
         let Some(last) = self.compiler.world().pods.get(name).cloned() else { return };
         let namespace = name.namespace.clone();
@@ -126,9 +131,12 @@ impl<K: Kernel> Reconciler<K> {
         self.gone.insert(gone);
     }
 
-    /// Gives everything that has an interface a place, and tells the compiler. Returns the slots that
-    /// begin with a new incarnation.
+    /// Gives everything that has an interface a place, and tells the compiler, where something of that
+    /// has changed. Returns the slots that begin with a new incarnation.
     pub(super) fn place_pods(&mut self) -> Vec<u32> {
+        if !std::mem::replace(&mut self.unplaced, false) {
+            return Vec::new();
+        }
         let Found { assignment, closed } = assign(&self.scan, &self.local, self.slots.places());
         self.assignment = assignment;
         self.keep_without_notes();
@@ -145,6 +153,7 @@ impl<K: Kernel> Reconciler<K> {
         for (name, incarnation) in of_pods.chain(of_others).collect::<Vec<_>>() {
             self.place(name, incarnation, &mut changes, &mut fresh);
         }
+        self.place_crowd(&mut changes, &mut fresh);
         self.close(&mut changes);
         if !changes.is_empty() {
             self.touched.merge(self.compiler.apply(changes));
@@ -168,13 +177,50 @@ impl<K: Kernel> Reconciler<K> {
                 Some(LocalEndpoint { slot: place.slot, epoch: place.epoch, flags: 0 })
             }
             Err(error) => {
+                // A slot beyond the table: the compiler then knows whether a policy isolates it.
+                let slot = ENDPOINT_MAX + self.refused.len() as u32;
                 self.refused.insert(name.clone(), Unenforced::NoPlace(error));
-                None
+                Some(LocalEndpoint { slot, epoch: 0, flags: 0 })
             }
         };
         if self.compiler.world().endpoints.get(&name).copied() != endpoint {
             changes.push(Change::Endpoint(name, endpoint));
         }
+    }
+
+    /// The place of those who have found none, while there are any.
+    fn place_crowd(&mut self, changes: &mut Vec<Change>, fresh: &mut Vec<u32>) {
+        let name = crowd_name();
+        let before = self.slots.places().contains_key(&name);
+        let place = if self.refused.is_empty() {
+            self.slots.release(&name);
+            None
+        } else {
+            self.slots.crowd(&name)
+        };
+        fresh.extend(place.as_ref().filter(|_| !before).map(|place| place.slot));
+        let endpoint = place.map(|p| LocalEndpoint { slot: p.slot, epoch: p.epoch, flags: 0 });
+        let world = self.compiler.world();
+        if world.endpoints.get(&name).copied() != endpoint {
+            changes.push(Change::Endpoint(name.clone(), endpoint));
+        }
+        let pod = endpoint.map(|_| self.closed_pod());
+        if world.pods.contains_key(&name) != pod.is_some() {
+            changes.push(Change::Pod(name, pod));
+        }
+    }
+
+    /// A pod that is closed because there is no place for it.
+    pub(super) fn is_crowded(&self, pod: &PodName) -> bool {
+        let isolated = |direction| self.compiler.is_isolated(pod, direction);
+        matches!(self.refused.get(pod), Some(Unenforced::NoPlace(_)))
+            && self.slots.places().contains_key(&crowd_name())
+            && (isolated(Direction::Ingress) || isolated(Direction::Egress))
+    }
+
+    /// As the compiler is told of whatever is closed.
+    fn closed_pod(&self) -> Pod {
+        Pod { node: self.node.clone(), finished: true, ..Pod::default() }
     }
 
     /// Where the notes are lost, a pod whose namespace is not mounted any more keeps the interfaces
@@ -250,7 +296,9 @@ impl<K: Kernel> Reconciler<K> {
         let places = self.slots.places().keys();
         let known = places.chain(self.compiler.world().endpoints.keys()).chain(&self.gone);
         let is_there = |name: &PodName| {
-            matches!(self.assignment.get(name), Some(Ok(_))) || self.held.contains_key(name)
+            matches!(self.assignment.get(name), Some(Ok(_)))
+                || self.held.contains_key(name)
+                || *name == crowd_name()
         };
         let left: BTreeSet<PodName> = known.filter(|name| !is_there(name)).cloned().collect();
         for name in left {
@@ -271,11 +319,11 @@ impl<K: Kernel> Reconciler<K> {
         let closed =
             self.held.iter().filter(|(_, held)| held.why.is_closed()).map(|(name, _)| name);
         for name in closed.clone().filter(|name| !world.pods.contains_key(name)) {
-            let pod = Pod { node: self.node.clone(), finished: true, ..Pod::default() };
-            changes.push(Change::Pod(name.clone(), Some(pod)));
+            changes.push(Change::Pod(name.clone(), Some(self.closed_pod())));
         }
         let (name, policy) = closing_policy();
-        match (closed.count() > 0, world.policies.contains_key(&name)) {
+        let is_needed = closed.count() > 0 || self.slots.places().contains_key(&crowd_name());
+        match (is_needed, world.policies.contains_key(&name)) {
             (true, false) => changes.push(Change::Policy(name, Some(policy))),
             (false, true) => changes.push(Change::Policy(name, None)),
             (true, true) | (false, false) => {}
@@ -289,6 +337,11 @@ fn closed_name(of: &PodName) -> PodName {
         CLOSED => of.clone(),
         _ => PodName { namespace: CLOSED.into(), name: of.to_string() },
     }
+}
+
+/// Those who find no place. No interface has such a name.
+fn crowd_name() -> PodName {
+    PodName { namespace: CLOSED.into(), name: "more than there are places".into() }
 }
 
 /// Isolates all that is in [`CLOSED`] and allows it nothing.

@@ -11,6 +11,7 @@ use sluice_policy::model::{Action, PodName, PolicyName, RuleName, Service, Servi
 use super::{Kernel, Reconciler};
 use crate::datapath::counters::Snapshot;
 use crate::endpoint::links::IfIndex;
+use crate::endpoint::slots::CROWD_SLOT;
 use crate::endpoint::{Interface, NotFound, Unenforced};
 use crate::metrics::RuleReport;
 use crate::status::{EndpointStatus, EnforcementState, InterfaceStatus, TableStatus};
@@ -189,6 +190,14 @@ impl<K: Kernel> Reconciler<K> {
         let state = match &refused {
             Some(Unenforced::NotFound(NotFound::Contested(_))) if self.is_contest_closed() => {
                 EnforcementState::Closed
+            }
+            Some(Unenforced::NoPlace(_)) if self.is_crowded(pod) => {
+                let led = |i: &Interface| self.leading.get(&i.ifindex) == Some(&CROWD_SLOT);
+                if interfaces.iter().all(led) {
+                    EnforcementState::Closed
+                } else {
+                    EnforcementState::NotEnforced
+                }
             }
             Some(_) => EnforcementState::NotEnforced,
             None if overflow.is_some() || is_shut => EnforcementState::Closed,

@@ -2,7 +2,6 @@
 //! and when the load goes all is open again. The kernel's tables have the sizes that the compiler is
 //! given here, and take no more; `chaos` overflows one of them for real.
 
-use sluice_common::abi::ENDPOINT_MAX;
 use sluice_policy::model::{
     Action, Backend, Block, Labels, Peer, Peers, PortMatch, Ports, Protocol, Rule, Service,
     ServiceName, ServicePort,
@@ -11,6 +10,7 @@ use sluice_policy::names::Names;
 
 use super::*;
 use crate::endpoint::Unenforced;
+use crate::endpoint::slots::CROWD_SLOT;
 
 /// In force: one for `x/b`, in all that is tried here.
 fn little() -> Change {
@@ -170,9 +170,9 @@ fn too_many_addresses_of_services_close_egress_and_the_largest_service_is_named(
 }
 
 #[test]
-fn a_pod_more_than_there_are_places_is_named_and_gets_the_next_that_is_free() {
+fn a_pod_more_than_there_are_places_is_closed_and_gets_the_next_that_is_free() {
     let mut setup = Setup::new(Recorder::default());
-    let pods = ENDPOINT_MAX;
+    let pods = CROWD_SLOT;
     let at = |i: u32| IpAddr::from([10, 1, (i >> 8) as u8, i as u8]);
     let mut found = Scan::default();
     let mut changes = vec![policy()];
@@ -196,6 +196,16 @@ fn a_pod_more_than_there_are_places_is_named_and_gets_the_next_that_is_free() {
     assert_eq!(unplaced(&setup), [last.as_str()]);
     assert!(matches!(setup.reconciler.refused[&name(&last[2..])], Unenforced::NoPlace(_)));
     assert!(setup.reconciler.missing().contains_key(&name(&last[2..])));
+    let listed = setup.reconciler.endpoints();
+    let crowded = listed.iter().find(|endpoint| endpoint.pod == last).expect("listed");
+    assert_eq!(crowded.state, EnforcementState::Closed);
+    assert!(setup.reconciler.overflows()[0].contains("table endpoints needs"));
+    let state = setup.reconciler.kernel.state.clone();
+    let closed = state.endpoints[&CROWD_SLOT].at(state.generation);
+    let directions = [Direction::Ingress, Direction::Egress];
+    assert!(directions.iter().all(|direction| closed.is_governed(*direction)));
+    assert_eq!(setup.reconciler.kernel.slots[&pods], CROWD_SLOT);
+    assert!(setup.reconcile().is_empty(), "it stays so");
     found.interfaces.remove(&7);
     found.veths.remove(&7);
     setup.reconciler.change(vec![Change::Pod(name("p0007"), None)]);
@@ -205,4 +215,6 @@ fn a_pod_more_than_there_are_places_is_named_and_gets_the_next_that_is_free() {
     setup.reconcile();
     assert_eq!(unplaced(&setup), [""; 0]);
     assert!(setup.reconciler.missing().is_empty());
+    assert_eq!(setup.reconciler.kernel.slots[&pods], 7);
+    assert!(!setup.reconciler.compiler.tables().endpoints.contains_key(&CROWD_SLOT));
 }
