@@ -2,11 +2,13 @@
 //! holds, and written in an order that is safe at every step.
 //!
 //! 1. The notes for the next agent ([`crate::state`]).
-//! 2. Tables: staged, flipped in one write, cleaned up ([`sluice_policy::diff`]).
-//! 3. Interfaces that are to be enforced: led to their slot, then given the programs.
-//! 4. Interfaces that are not any more: programs taken off, then led nowhere. By now their endpoint is
+//! 2. The live connections of pods that become isolated ([`crate::endpoint::learn`]).
+//! 3. Tables: staged, flipped in one write, cleaned up ([`sluice_policy::diff`]).
+//! 4. Interfaces that are to be enforced: led to their slot, then given the programs; and again the
+//!    connections that have been opened until then.
+//! 5. Interfaces that are not any more: programs taken off, then led nowhere. By now their endpoint is
 //!    absent or not isolated in the tables, so nothing that policy forbids passes in between.
-//! 5. Only then places that were given up are free for others.
+//! 6. Only then places that were given up are free for others.
 //!
 //! A pod that the source no longer has is not enforced any more, even if its interface is still there.
 //! A pod that it has, but whose namespace is not mounted any more, is, as long as its interface is.
@@ -14,6 +16,7 @@
 //! Nothing is written before the source's first full list is through. A step that fails leaves what
 //! was enforced in force, and all of it is done again, compared with the kernel read afresh.
 
+mod follow;
 pub mod kernel;
 mod report;
 pub mod site;
@@ -63,6 +66,9 @@ pub struct Reconciler<K> {
     adopted: bool,
     corrections: u64,
     site: Site,
+    /// Epochs of the incarnations whose packets the programs follow.
+    followed: BTreeSet<u32>,
+    learned: u64,
 }
 
 impl<K: Kernel> Reconciler<K> {
@@ -93,6 +99,8 @@ impl<K: Kernel> Reconciler<K> {
             adopted: false,
             corrections: 0,
             site: Site::default(),
+            followed: BTreeSet::new(),
+            learned: 0,
         }
     }
 
@@ -144,11 +152,16 @@ impl<K: Kernel> Reconciler<K> {
     pub fn reconcile(&mut self) -> anyhow::Result<()> {
         let fresh = self.place_pods();
         self.store_notes()?;
-        for slot in fresh {
-            self.kernel.reset_counters(slot)?;
+        for slot in &fresh {
+            self.kernel.reset_counters(*slot)?;
         }
+        let isolating = self.isolating(&fresh)?;
+        self.learn(&isolating)?;
         self.write_tables()?;
-        self.write_interfaces()
+        self.write_interfaces()?;
+        self.learn(&isolating)?;
+        self.note_followed();
+        Ok(())
     }
 
     /// Reads the kernel back, corrects what differs and returns the number of corrections.

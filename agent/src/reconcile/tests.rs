@@ -8,6 +8,7 @@ use sluice_common::abi::{Counter, RuleId};
 
 use super::*;
 use crate::datapath::counters::Snapshot;
+use crate::endpoint::learn::Isolating;
 use crate::endpoint::netns::NetnsId;
 
 /// What was done to the kernel, in order.
@@ -30,6 +31,8 @@ struct Recorder {
     left_behind: BTreeSet<IfIndex>,
     refuses: BTreeSet<IfIndex>,
     fails_after: Option<usize>,
+    /// Whose connections were asked for, and what was done before that.
+    learned: Vec<(Vec<String>, Vec<Done>)>,
 }
 
 impl Kernel for Recorder {
@@ -100,6 +103,12 @@ impl Kernel for Recorder {
 
     fn foreign(&mut self, _ifindex: IfIndex) -> anyhow::Result<Vec<String>> {
         Ok(Vec::new())
+    }
+
+    fn learn(&mut self, pods: &[Isolating], _node: &BTreeSet<IpAddr>) -> anyhow::Result<u64> {
+        let pods = pods.iter().map(|pod| pod.pod.clone()).collect();
+        self.learned.push((pods, self.done.clone()));
+        Ok(1)
     }
 
     fn settle(&mut self) -> anyhow::Result<()> {
@@ -322,4 +331,54 @@ fn pods_of_other_nodes_and_with_host_network_are_not_looked_for() {
     ]);
     setup.reconcile();
     assert_eq!(setup.reconciler.endpoints(), []);
+}
+
+#[test]
+fn connections_are_learned_before_the_flip_and_again_when_the_programs_are_there() {
+    let mut setup = Setup::new(Recorder::default());
+    setup.reconciler.change(vec![pod("a", 1), pod("b", 2)]);
+    setup.reconciler.found(scan(&[(5, 1)]));
+    setup.reconcile();
+    setup.reconciler.change(vec![policy()]);
+    let done = setup.reconcile();
+    assert!(done.contains(&Done::Attach(5)), "{done:?}");
+    let pods = vec!["x/a".to_owned()];
+    assert_eq!(setup.reconciler.kernel.learned, [(pods.clone(), Vec::new()), (pods, done)]);
+    assert_eq!(setup.reconciler.learned(), 2);
+}
+
+#[test]
+fn connections_are_learned_once_for_as_long_as_a_pod_is_isolated() {
+    let mut setup = Setup::new(Recorder::default());
+    setup.reconciler.change(vec![pod("a", 1), policy()]);
+    setup.reconciler.found(scan(&[(5, 1)]));
+    setup.reconcile();
+    setup.reconciler.kernel.learned.clear();
+    setup.reconciler.change(vec![pod("b", 2)]);
+    setup.reconcile();
+    assert_eq!(setup.reconciler.kernel.learned, []);
+    setup.reconciler.change(vec![Change::Policy(policy_name(), None)]);
+    setup.reconcile();
+    setup.reconciler.change(vec![policy()]);
+    setup.reconcile();
+    assert_eq!(setup.reconciler.kernel.learned.len(), 2, "nobody followed it in between");
+}
+
+#[test]
+fn an_agent_that_takes_over_learns_only_of_pods_that_nobody_followed() {
+    let mut first = Setup::new(Recorder::default());
+    first.reconciler.change(vec![pod("a", 1), policy()]);
+    first.reconciler.found(scan(&[(5, 1)]));
+    first.reconcile();
+    let Recorder { state, slots, .. } = std::mem::take(&mut first.reconciler.kernel);
+    let places = first.reconciler.slots.places().clone();
+    let kernel = Recorder { state, slots, left_behind: [5].into(), ..Recorder::default() };
+    let mut second = Setup::new(kernel);
+    let next_epoch = first.reconciler.slots.next_epoch();
+    second.reconciler.slots = Slots::restore(places, BTreeMap::new(), next_epoch);
+    second.reconciler.change(vec![pod("a", 1), pod("b", 2), policy()]);
+    second.reconciler.found(scan(&[(5, 1), (6, 2)]));
+    second.reconcile();
+    let learned: Vec<_> = second.reconciler.kernel.learned.iter().map(|(pods, _)| pods).collect();
+    assert_eq!(learned, [&["x/b"], &["x/b"]]);
 }
