@@ -16,6 +16,7 @@
 //! Nothing is written before the source's first full list is through. A step that fails leaves what
 //! was enforced in force, and all of it is done again, compared with the kernel read afresh.
 
+mod admission;
 mod follow;
 pub mod kernel;
 mod report;
@@ -31,11 +32,12 @@ use sluice_common::abi::{Direction, SLOT_NONE};
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::Compiler;
 use sluice_policy::diff::{KernelState, Op, diff};
-use sluice_policy::model::{Change, LocalEndpoint, PodName};
+use sluice_policy::model::{Change, LocalEndpoint, Pod, PodName};
 use sluice_policy::tables::Touched;
 
 use self::kernel::Kernel;
 use self::site::Site;
+use crate::endpoint::admitted::Admitted;
 use crate::endpoint::links::IfIndex;
 use crate::endpoint::slots::{Incarnation, Place, Slots};
 use crate::endpoint::{Assignment, Interface, LocalPod, Scan, Unenforced, assign};
@@ -66,6 +68,9 @@ pub struct Reconciler<K> {
     adopted: bool,
     corrections: u64,
     site: Site,
+    /// The objects of local pods, as the source says them.
+    objects: BTreeMap<PodName, Pod>,
+    admitted: Admitted,
     /// Epochs of the incarnations whose packets the programs follow.
     followed: BTreeSet<u32>,
     learned: u64,
@@ -81,6 +86,7 @@ impl<K: Kernel> Reconciler<K> {
         slots: Slots,
     ) -> Self {
         let names = notes.as_ref().map(|notes| notes.names.clone()).unwrap_or_default();
+        let admitted = Admitted::load(&state_dir);
         Self {
             kernel,
             node,
@@ -99,6 +105,8 @@ impl<K: Kernel> Reconciler<K> {
             adopted: false,
             corrections: 0,
             site: Site::default(),
+            objects: BTreeMap::new(),
+            admitted,
             followed: BTreeSet::new(),
             learned: 0,
         }
@@ -114,6 +122,7 @@ impl<K: Kernel> Reconciler<K> {
     pub fn change(&mut self, mut changes: Vec<Change>) {
         for change in &mut changes {
             self.site.complete(change);
+            self.complete_pod(change);
             if let Change::Pod(name, pod) = change {
                 match pod {
                     Some(pod) if pod.node == self.node && !pod.host_network && !pod.finished => {

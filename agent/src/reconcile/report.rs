@@ -118,7 +118,8 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    fn endpoint(&self, pod: &PodName) -> EndpointStatus {
+    /// How a pod stands, without programs of others.
+    pub fn endpoint(&self, pod: &PodName) -> EndpointStatus {
         let (interfaces, unfound) = match self.assignment.get(pod) {
             Some(Ok(interfaces)) => (interfaces.clone(), None),
             Some(Err(reason)) => (Vec::new(), Some(Unenforced::NotFound(reason.clone()))),

@@ -62,7 +62,7 @@ impl Watcher {
                 Event::Watch(watch) => {
                     self.watches.insert(watch.kind.clone(), watch);
                 }
-                Event::Objects(_) | Event::Refreshed(_) => {}
+                Event::Objects(_) | Event::Uids(_) | Event::Refreshed(_) => {}
             }
         }
     }

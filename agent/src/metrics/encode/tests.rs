@@ -41,6 +41,7 @@ fn report() -> Report {
         watches: [("Pod".to_owned(), true)].into(),
         last_heal_corrections: 6,
         timings: Default::default(),
+        learned_connections: 2,
     }
 }
 
@@ -73,6 +74,7 @@ fn both_formats_have_the_same_samples() {
         r#"sluice_map_entries{map="peers"} 7"#,
         r#"sluice_map_capacity{map="peers"} 8"#,
         "sluice_last_heal_corrections 6",
+        "sluice_learned_connections_total 2",
         &format!(r#"sluice_build_info{{version="0.1.0",abi="{ABI_VERSION}"}} 1"#),
     ];
     for format in [Format::OpenMetrics, Format::Text] {

@@ -221,6 +221,9 @@ impl Hub {
             }
             events.push(Event::Changes(changes));
         }
+        if self.gate.is_open() {
+            events.extend(self.store.stirred_uids().map(Event::Uids));
+        }
         let faults = self.faults_now();
         if self.faults != faults {
             self.faults.clone_from(&faults);

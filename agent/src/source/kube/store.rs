@@ -44,6 +44,9 @@ pub(super) struct Store {
     troubles: BTreeMap<(Kind, Box<str>), Trouble>,
     /// Of the pods of this node: to name them in Events.
     uids: BTreeMap<Box<str>, Box<str>>,
+    /// The same, as container runtimes know them, and whether they are others than were told.
+    runtime_uids: BTreeMap<PodName, String>,
+    runtime_uids_stirred: bool,
     /// Keys of its own: nobody can find two objects with one fingerprint.
     hasher: RandomState,
 }
@@ -87,7 +90,7 @@ impl Store {
 
     /// An object is there, or has changed.
     pub(super) fn put(&mut self, kind: Kind, object: Object) -> Vec<Change> {
-        let Object { name, uid, arrival: Arrival { item, faults } } = object;
+        let Object { name, uid, runtime_uid, arrival: Arrival { item, faults } } = object;
         self.note_trouble(kind, &name, uid.clone(), item.as_ref(), &faults);
         let whole = faults.is_empty();
         let change = match item {
@@ -95,6 +98,11 @@ impl Store {
                 Change::Namespace(namespace.name, Some(namespace.labels))
             }
             Some(Item::Pod(pod)) => {
+                if pod.node == self.node {
+                    let runtime_uid = runtime_uid.as_ref().unwrap_or(&uid).to_string();
+                    let before = self.runtime_uids.insert(pod.name.clone(), runtime_uid.clone());
+                    self.runtime_uids_stirred |= before != Some(runtime_uid);
+                }
                 self.note_uid(&name, &pod.node, uid);
                 Change::Pod(pod.name.clone(), Some(pod.to_model()))
             }
@@ -136,7 +144,9 @@ impl Store {
             Kind::Namespace => vec![Change::Namespace(own, None)],
             Kind::Pod => {
                 self.uids.remove(name);
-                vec![Change::Pod(PodName { namespace, name: own }, None)]
+                let pod = PodName { namespace, name: own };
+                self.runtime_uids_stirred |= self.runtime_uids.remove(&pod).is_some();
+                vec![Change::Pod(pod, None)]
             }
             Kind::NetworkPolicy => {
                 let kind = PolicyKind::NetworkPolicy;
@@ -195,6 +205,12 @@ impl Store {
     pub(super) fn regarding(&self, pod: &str) -> Option<Regarding> {
         let uid = self.uids.get(pod)?.clone();
         Some(Regarding { kind: Kind::Pod, name: pod.into(), uid })
+    }
+
+    /// UIDs of this node's pods as container runtimes know them, where they may be others than those that
+    /// this returned last.
+    pub(super) fn stirred_uids(&mut self) -> Option<BTreeMap<PodName, String>> {
+        std::mem::take(&mut self.runtime_uids_stirred).then(|| self.runtime_uids.clone())
     }
 
     /// Notes that an object is there; true where its fingerprint is another than before.
