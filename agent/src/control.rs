@@ -3,6 +3,7 @@
 //! A unix socket in the state directory; each request is one line of JSON, answered by one line of
 //! JSON, any number of times per connection. Only root can connect: the directory is root's.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
@@ -14,7 +15,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::status::Status;
+use crate::run::admit::Admission;
+use crate::status::{EnforcementState, Status};
 
 /// Name of the socket in the state directory.
 const SOCKET: &str = "agent.sock";
@@ -23,7 +25,7 @@ const SOCKET: &str = "agent.sock";
 const REQUEST_MAX: u64 = 64 * 1024;
 
 /// What can be asked of an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// What it enforces.
@@ -36,6 +38,18 @@ pub enum Request {
     },
     /// Compare the kernel with what should be in it and correct it, then answer.
     Heal,
+    /// A pod has its interfaces, and nothing runs in it yet: answer when its policies are in the kernel.
+    Admit(Admission),
+    /// A container that was admitted is gone.
+    Withdraw {
+        /// The runtime's name for it.
+        container: String,
+    },
+    /// Of the containers that were admitted, only these are still there.
+    Retain {
+        /// The runtime's names for them.
+        containers: BTreeSet<String>,
+    },
 }
 
 /// The answer to a [`Request`].
@@ -58,6 +72,13 @@ pub enum Response {
         /// Writes that were needed.
         corrections: u64,
     },
+    /// To [`Request::Admit`]: the pod may start.
+    Admitted {
+        /// Its policies are in force, or it has none.
+        state: EnforcementState,
+    },
+    /// To [`Request::Withdraw`] and [`Request::Retain`].
+    Withdrawn,
     /// The request was not understood, or failed.
     Error {
         /// Why.

@@ -1,6 +1,7 @@
 //! The agent's loop: whatever happens to the source, to the node or to the agent itself ends in one
 //! reconciliation.
 
+pub mod admit;
 mod look;
 mod observe;
 mod warnings;
@@ -11,11 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use sluice_common::abi::ABI_VERSION;
-use sluice_policy::model::PolicyName;
+use sluice_policy::model::{PodName, PolicyName};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use self::admit::Admitting;
 use self::look::{LinkNews, LinkWatch};
 use self::observe::Starts;
 use crate::control::{Pending, Request, Response};
@@ -89,6 +91,9 @@ pub struct Agent<K> {
     /// By kind.
     watches: BTreeMap<String, WatchStatus>,
     waiting: Vec<Waiting>,
+    admitting: Vec<Admitting>,
+    /// UIDs of this node's pods; none: the source knows no such thing.
+    uids: Option<BTreeMap<PodName, String>>,
     next_token: u64,
     logged: BTreeMap<String, (EnforcementState, Option<String>)>,
 }
@@ -141,6 +146,8 @@ impl<K: Kernel> Agent<K> {
             starts: Starts::new(),
             watches: BTreeMap::new(),
             waiting: Vec::new(),
+            admitting: Vec::new(),
+            uids: None,
             next_token: 0,
             logged: BTreeMap::new(),
         }
@@ -195,6 +202,7 @@ impl<K: Kernel> Agent<K> {
                 },
             }
             self.reconcile();
+            self.answer_admitting();
             self.answer_waiting().await;
         }
         tracing::info!("stopping; what is enforced stays enforced");
@@ -231,6 +239,7 @@ impl<K: Kernel> Agent<K> {
                 }
                 self.watches.insert(watch.kind.clone(), watch);
             }
+            Event::Uids(uids) => self.uids = Some(uids),
             Event::Refreshed(token) => {
                 for waiting in self.waiting.iter_mut().filter(|waiting| waiting.token == token) {
                     waiting.refreshed = true;
@@ -374,6 +383,9 @@ impl<K: Kernel> Agent<K> {
                     }
                 }
             }
+            Request::Admit(admission) => return self.admit(admission, reply).await,
+            Request::Withdraw { container } => self.withdraw(|gone| gone == container),
+            Request::Retain { containers } => self.withdraw(|gone| !containers.contains(gone)),
             Request::Sync { timeout_ms } => {
                 self.next_token += 1;
                 let deadline = Instant::now() + Duration::from_millis(timeout_ms);

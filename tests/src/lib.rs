@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 pub mod case;
+pub mod cni;
 pub mod http;
 pub mod lab;
 pub mod node;

@@ -102,10 +102,15 @@ impl Node {
 
     /// Makes a pod's namespace with one interface and returns the interface's name on the node.
     pub fn add_pod(&mut self, pod: &str, address: Ipv4Addr) -> String {
+        self.add_bare_pod(pod);
+        self.add_interface(pod, "eth0", address)
+    }
+
+    /// Makes a pod's namespace, without an interface.
+    pub fn add_bare_pod(&mut self, pod: &str) {
         ip(&format!("netns add {}", self.netns(pod)));
         self.pods.push(pod.into());
         ip(&format!("-n {} link set lo up", self.netns(pod)));
-        self.add_interface(pod, "eth0", address)
     }
 
     /// Gives a pod a further interface and returns its name on the node.
@@ -272,7 +277,7 @@ impl Node {
     pub fn ask(&self, request: Request) -> Response {
         let begun = std::time::Instant::now();
         loop {
-            match control::ask(&self.state_dir(), request, PATIENCE) {
+            match control::ask(&self.state_dir(), request.clone(), PATIENCE) {
                 Ok(response) => return response,
                 Err(error) if begun.elapsed() > PATIENCE => panic!("{error}\n{}", self.log()),
                 Err(_) => std::thread::sleep(Duration::from_millis(5)),

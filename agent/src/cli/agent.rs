@@ -18,10 +18,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::{Failure, need_root};
+use crate::cni::{self, conflist, spec};
 use crate::control;
 use crate::datapath::attach::Backend;
 use crate::datapath::enforcer::{self, Enforcer};
 use crate::datapath::pins::{Pins, PinsError};
+use crate::endpoint::admitted;
 use crate::endpoint::links::Links;
 use crate::endpoint::slots::{Lingering, Slots};
 use crate::lock::{self, LockError};
@@ -106,6 +108,10 @@ pub struct AgentArguments {
         value_delimiter = ','
     )]
     service_aliases: Vec<Alias>,
+    /// Keep the CNI plugin in the network configuration of this directory, whoever writes that anew
+    /// (`sluice cni install` puts the plugin's file in place)
+    #[arg(long, value_name = "DIR", env = "SLUICE_CNI_CONF_DIR")]
+    cni_conf_dir: Option<PathBuf>,
     /// Log every packet of one pod, with the verdict; costs speed for all
     #[arg(long, value_name = "NS/POD", env = "SLUICE_TRACE")]
     trace: Option<PodArg>,
@@ -313,6 +319,10 @@ async fn enforce(args: &AgentArguments, node: &str, origin: Origin) -> anyhow::R
     let reconciler =
         Reconciler::new(enforcer, node.to_owned(), args.state_dir.clone(), notes, slots)
             .with_site(site(args));
+    if let Some(directory) = &args.cni_conf_dir {
+        let entry = conflist::entry(&args.state_dir, spec::DEFAULT_TIMEOUT_SECONDS);
+        cni::watch::start(directory.clone(), entry);
+    }
     let source = origin.start(node)?;
     tracing::info!(node, source = source.name, "enforcing");
     Agent::new(reconciler, source, links, args.netns_dirs.clone(), node.to_owned())
@@ -388,6 +398,7 @@ fn uninstall(bpffs: &Path, state_dir: &Path) -> anyhow::Result<()> {
         Err(error) => return Err(error.into()),
     }
     State::remove(state_dir)?;
+    admitted::remove(state_dir).with_context(|| state_dir.display().to_string())?;
     // The socket of an agent that ended without a chance to; the directory may hold others' files.
     let _ = std::fs::remove_file(control::socket_path(state_dir));
     let _ = std::fs::remove_dir(state_dir);

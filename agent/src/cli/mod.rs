@@ -1,6 +1,7 @@
 //! The command line: one file per command, and what they have in common.
 
 pub mod agent;
+pub mod cni;
 pub mod completions;
 pub mod explain;
 pub mod input;
@@ -11,7 +12,9 @@ pub mod progress;
 pub mod status;
 pub mod test;
 
+use std::ffi::OsStr;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -54,6 +57,8 @@ pub enum Command {
     Explain(explain::ExplainArguments),
     /// Build a cluster of network namespaces with the real agent
     Lab(lab::LabArguments),
+    /// Install the CNI plugin on this node, or remove it
+    Cni(cni::CniArguments),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArguments),
 }
@@ -138,6 +143,10 @@ pub fn in_words(error: &anyhow::Error) -> String {
 
 /// What `main` does.
 pub fn main() -> ExitCode {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    if called.as_ref().and_then(|path| path.file_name()) == Some(OsStr::new(crate::cni::NAME)) {
+        return crate::cni::plugin::main();
+    }
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Agent(arguments) => agent::run(&arguments),
@@ -147,6 +156,7 @@ pub fn main() -> ExitCode {
         Command::Matrix(arguments) => matrix::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Lab(arguments) => lab::run(&arguments),
+        Command::Cni(arguments) => cni::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     };
     match result {

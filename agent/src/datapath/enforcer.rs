@@ -1,6 +1,7 @@
 //! Programs, tables, hooks and pins together: the kernel side of [`crate::reconcile`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use sluice_common::abi::{Counter, RuleId};
@@ -12,6 +13,7 @@ use super::counters::Snapshot;
 use super::load::{Datapath, LoadError, LoadOptions};
 use super::maps::KernelMaps;
 use super::pins::{Pins, PinsError};
+use crate::endpoint::learn::{self, Isolating};
 use crate::endpoint::links::IfIndex;
 use crate::reconcile::kernel::Kernel;
 use crate::status::TableStatus;
@@ -157,6 +159,21 @@ impl Kernel for Enforcer {
             found.extend(programs.into_iter().map(|program| format!("{label}: {program}")));
         }
         Ok(found)
+    }
+
+    fn learn(&mut self, pods: &[Isolating], node: &BTreeSet<IpAddr>) -> anyhow::Result<u64> {
+        let mut flows = Vec::new();
+        for (pod, found) in pods.iter().zip(learn::connections(pods, node)) {
+            match found {
+                Ok(connections) => flows.extend(connections.iter().map(|c| c.flow(pod.epoch))),
+                Err(error) => tracing::warn!(
+                    pod = %pod.pod,
+                    %error,
+                    "cannot learn its live connections: each is judged by its next packet"
+                ),
+            }
+        }
+        Ok(self.datapath.maps().learn(flows)?)
     }
 
     fn settle(&mut self) -> anyhow::Result<()> {

@@ -267,7 +267,7 @@ fn foreign_table(error: EbpfError, options: &LoadOptions) -> LoadError {
 }
 
 /// The kernel's HZ: jiffies per second. The coarse clock ticks once a jiffy and says so.
-fn tick_rate() -> std::io::Result<u32> {
+pub(super) fn tick_rate() -> std::io::Result<u32> {
     let resolution = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)?;
     let nanoseconds = resolution.tv_nsec().max(1);
     let rate = (1_000_000_000 + nanoseconds / 2) / nanoseconds;

@@ -47,6 +47,9 @@ pub enum MapFault {
     /// The kernel would not wait for the packets that were on their way.
     #[error("cannot wait for packets on their way (membarrier): {0}")]
     GracePeriod(io::Error),
+    /// The kernel's time is not known.
+    #[error("cannot read the kernel's clock: {0}")]
+    Clock(io::Error),
     /// The generation could not be mapped into memory.
     #[error("cannot map the table control: {0}")]
     Mapping(io::Error),

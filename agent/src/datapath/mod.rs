@@ -7,6 +7,7 @@
 //! * [`enforcer`]: these together, as [`crate::reconcile`] needs them;
 //! * [`counters`]: what became of packets;
 //! * [`events`]: records of drops;
+//! * `learn`: flows of connections that were open before anybody followed them;
 //! * [`run`]: the programs on packets made by hand.
 
 pub mod attach;
@@ -15,6 +16,7 @@ pub mod counters;
 pub mod enforcer;
 pub mod events;
 mod generation;
+mod learn;
 pub mod load;
 pub mod maps;
 mod occupancy;

@@ -4,13 +4,18 @@
 //! * [`links`]: the node's interfaces and the addresses inside the namespaces, by netlink;
 //! * [`discover`]: both together, as one scan of the node;
 //! * [`assign()`]: the scan matched against the pods that the source says run here;
+//! * [`admitted`]: the addresses of pods whose objects do not say them yet;
+//! * [`learn`]: the connections that a pod has already when it becomes isolated;
 //! * [`slots`]: the place that each pod has in the kernel tables;
 //! * [`unenforced`]: why a pod is not enforced.
 //!
-//! Nothing here enters a namespace: the kernel answers for another one by its number (nsid).
+//! Discovery enters no namespace: the kernel answers for another one by its number (nsid). Only sockets
+//! must be asked for from inside, which [`learn`] does on a thread of its own.
 
+pub mod admitted;
 mod assign;
 pub mod discover;
+pub mod learn;
 pub mod links;
 pub mod netns;
 pub mod slots;

@@ -159,7 +159,7 @@ impl NodeAgent {
     fn ask(&mut self, request: Request) -> anyhow::Result<Response> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match control::ask(&self.files.state(), request, 2 * PATIENCE) {
+            match control::ask(&self.files.state(), request.clone(), 2 * PATIENCE) {
                 Err(AskError::NoAgent(_)) if Instant::now() < deadline => {
                     if let Some(status) = self.child.try_wait()? {
                         bail!("the agent has ended ({status}):\n{}", self.end_of_log());

@@ -4,12 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, MetricEncoder,
-};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use sluice_common::abi::{ABI_VERSION, Direction};
 use sluice_common::reason::{Outcome, Reason};
@@ -301,7 +298,13 @@ impl Report {
         histogram(encoder, name, help, &timings.event_to_enforced)?;
         let help = "From the creation of a pod, in whole seconds, to its enforcement";
         let name = "sluice_pod_start_to_enforced_seconds";
-        histogram(encoder, name, help, &timings.pod_start_to_enforced)
+        histogram(encoder, name, help, &timings.pod_start_to_enforced)?;
+        let help = "What the CNI plugin has waited for the policies of a pod that starts";
+        histogram(encoder, "sluice_cni_add_seconds", help, &timings.cni_add)?;
+        let help = "Live connections that were learned when their pod became isolated";
+        let mut family = Family::counter(encoder, "sluice_learned_connections", help)?;
+        let exemplar = None::<&Exemplar<[(&str, &str); 0], u64>>;
+        family.0.encode_counter(&self.learned_connections, exemplar)
     }
 }
 
@@ -309,7 +312,7 @@ fn histogram(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    histogram: &Histogram,
+    histogram: &impl EncodeMetric,
 ) -> fmt::Result {
     histogram.encode(encoder.encode_descriptor(name, help, None, MetricType::Histogram)?)
 }

@@ -26,6 +26,8 @@ pub struct Report {
     pub last_heal_corrections: u64,
     /// How long things took.
     pub timings: Timings,
+    /// Live connections of pods that were learned when these became isolated.
+    pub learned_connections: u64,
 }
 
 /// A rule and the packets that it decided on. Packets of flows that were judged before are not in it.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 
 /// Upper bounds in seconds: 1 ms to a minute, finer where the budgets are.
@@ -23,7 +24,12 @@ pub struct Timings {
     /// From the pod's creation, as its object says in whole seconds, to its enforcement. Pods that
     /// are older than the agent are not in it, nor those that no policy selected at first.
     pub pod_start_to_enforced: Histogram,
+    /// What the CNI plugin's ADD has waited for, by `result`: a state of the pod, or `failed`.
+    pub cni_add: CniAdd,
 }
+
+/// Histograms by one label.
+pub type CniAdd = Family<[(&'static str, &'static str); 1], Histogram, fn() -> Histogram>;
 
 impl Default for Timings {
     fn default() -> Self {
@@ -31,6 +37,7 @@ impl Default for Timings {
             apply: Histogram::new(FAST),
             event_to_enforced: Histogram::new(FAST),
             pod_start_to_enforced: Histogram::new(SLOW),
+            cni_add: Family::new_with_constructor(|| Histogram::new(FAST)),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What reconciling needs of the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use sluice_common::abi::{Counter, RuleId};
 use sluice_policy::diff::{KernelState, Op};
 
 use crate::datapath::counters::Snapshot;
+use crate::endpoint::learn::Isolating;
 use crate::endpoint::links::IfIndex;
 use crate::status::TableStatus;
 
@@ -91,6 +93,14 @@ pub trait Kernel {
     /// # Errors
     /// As above.
     fn foreign(&mut self, ifindex: IfIndex) -> anyhow::Result<Vec<String>>;
+
+    /// Takes the live connections of pods into the flows, except those that are there already, and says
+    /// how many were new. `node` are the node's own addresses. A pod whose connections cannot be told is
+    /// logged and passed over: what is not known is judged by policy.
+    ///
+    /// # Errors
+    /// As above.
+    fn learn(&mut self, pods: &[Isolating], node: &BTreeSet<IpAddr>) -> anyhow::Result<u64>;
 
     /// All that should be enforced is, with the present programs and tables: what was kept of a former
     /// agent's for the meantime can go.

@@ -2,11 +2,13 @@
 //! holds, and written in an order that is safe at every step.
 //!
 //! 1. The notes for the next agent ([`crate::state`]).
-//! 2. Tables: staged, flipped in one write, cleaned up ([`sluice_policy::diff`]).
-//! 3. Interfaces that are to be enforced: led to their slot, then given the programs.
-//! 4. Interfaces that are not any more: programs taken off, then led nowhere. By now their endpoint is
+//! 2. The live connections of pods that become isolated ([`crate::endpoint::learn`]).
+//! 3. Tables: staged, flipped in one write, cleaned up ([`sluice_policy::diff`]).
+//! 4. Interfaces that are to be enforced: led to their slot, then given the programs; and again the
+//!    connections that have been opened until then.
+//! 5. Interfaces that are not any more: programs taken off, then led nowhere. By now their endpoint is
 //!    absent or not isolated in the tables, so nothing that policy forbids passes in between.
-//! 5. Only then places that were given up are free for others.
+//! 6. Only then places that were given up are free for others.
 //!
 //! A pod that the source no longer has, or whose namespace is not mounted any more, is enforced as long
 //! as its interface is there ([`place`]).
@@ -14,6 +16,8 @@
 //! Nothing is written before the source's first full list is through. A step that fails leaves what
 //! was enforced in force, and all of it is done again, compared with the kernel read afresh.
 
+mod admission;
+mod follow;
 pub mod kernel;
 mod place;
 mod report;
@@ -30,12 +34,13 @@ use sluice_common::abi::{Direction, SLOT_NONE};
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::Compiler;
 use sluice_policy::diff::{KernelState, Op, diff};
-use sluice_policy::model::{Change, PodName};
+use sluice_policy::model::{Change, Pod, PodName};
 use sluice_policy::tables::Touched;
 
 use self::kernel::Kernel;
 use self::place::Held;
 use self::site::Site;
+use crate::endpoint::admitted::Admitted;
 use crate::endpoint::links::IfIndex;
 use crate::endpoint::slots::{CROWD_SLOT, Slots};
 use crate::endpoint::{Assignment, LocalPod, Scan, Unenforced};
@@ -75,6 +80,12 @@ pub struct Reconciler<K> {
     /// How full the tables are that packets fill, when that was last counted.
     of_packets: Option<(Instant, Vec<TableStatus>)>,
     site: Site,
+    /// The objects of local pods, as the source says them.
+    objects: BTreeMap<PodName, Pod>,
+    admitted: Admitted,
+    /// Epochs of the incarnations whose packets the programs follow.
+    followed: BTreeSet<u32>,
+    learned: u64,
 }
 
 impl<K: Kernel> Reconciler<K> {
@@ -87,6 +98,7 @@ impl<K: Kernel> Reconciler<K> {
         slots: Slots,
     ) -> Self {
         let names = notes.as_ref().map(|notes| notes.names.clone()).unwrap_or_default();
+        let admitted = Admitted::load(&state_dir);
         Self {
             kernel,
             node,
@@ -109,6 +121,10 @@ impl<K: Kernel> Reconciler<K> {
             corrections: 0,
             of_packets: None,
             site: Site::default(),
+            objects: BTreeMap::new(),
+            admitted,
+            followed: BTreeSet::new(),
+            learned: 0,
         }
     }
 
@@ -123,6 +139,7 @@ impl<K: Kernel> Reconciler<K> {
         let mut further = Vec::new();
         for change in &mut changes {
             self.site.complete(change);
+            self.complete_pod(change);
             if let Change::Pod(name, pod) = change {
                 self.take_in_pod(name, pod.as_ref(), &mut further);
             }
@@ -154,11 +171,16 @@ impl<K: Kernel> Reconciler<K> {
     pub fn reconcile(&mut self) -> anyhow::Result<()> {
         let fresh = self.place_pods();
         self.store_notes()?;
-        for slot in fresh {
-            self.kernel.reset_counters(slot)?;
+        for slot in &fresh {
+            self.kernel.reset_counters(*slot)?;
         }
+        let isolating = self.isolating(&fresh)?;
+        self.learn(&isolating)?;
         self.write_tables()?;
-        self.write_interfaces()
+        self.write_interfaces()?;
+        self.learn(&isolating)?;
+        self.note_followed();
+        Ok(())
     }
 
     /// Reads the kernel back, corrects what differs and returns the number of corrections.

@@ -170,7 +170,8 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    fn endpoint(&self, pod: &PodName) -> EndpointStatus {
+    /// How a pod stands, without programs of others.
+    pub fn endpoint(&self, pod: &PodName) -> EndpointStatus {
         let held = self.held.get(pod);
         let (interfaces, unfound) = match (self.assignment.get(pod), held) {
             (Some(Ok(interfaces)), _) => (interfaces.as_slice(), None),

@@ -1,4 +1,5 @@
 mod capacity;
+mod learning;
 
 use std::net::IpAddr;
 
@@ -11,6 +12,7 @@ use sluice_common::abi::{Counter, RuleId};
 use super::*;
 use crate::datapath::counters::Snapshot;
 use crate::endpoint::Interface;
+use crate::endpoint::learn::Isolating;
 use crate::endpoint::netns::NetnsId;
 use crate::endpoint::slots::Lingering;
 use crate::status::{EndpointStatus, EnforcementState};
@@ -35,6 +37,8 @@ struct Recorder {
     left_behind: BTreeSet<IfIndex>,
     refuses: BTreeSet<IfIndex>,
     fails_after: Option<usize>,
+    /// Whose connections were asked for, and what was done before that.
+    learned: Vec<(Vec<String>, Vec<Done>)>,
 }
 
 impl Kernel for Recorder {
@@ -109,6 +113,12 @@ impl Kernel for Recorder {
 
     fn foreign(&mut self, _ifindex: IfIndex) -> anyhow::Result<Vec<String>> {
         Ok(Vec::new())
+    }
+
+    fn learn(&mut self, pods: &[Isolating], _node: &BTreeSet<IpAddr>) -> anyhow::Result<u64> {
+        let pods = pods.iter().map(|pod| pod.pod.clone()).collect();
+        self.learned.push((pods, self.done.clone()));
+        Ok(1)
     }
 
     fn settle(&mut self) -> anyhow::Result<()> {

@@ -130,7 +130,8 @@ impl<K: Kernel> Agent<K> {
                 Err(error) => tracing::warn!(%error, "cannot wait for link events"),
             }
         }
-        let eager = !self.waiting.is_empty() || self.last_change.elapsed() < EAGERNESS;
+        let awaited = !self.waiting.is_empty() || !self.admitting.is_empty();
+        let eager = awaited || self.last_change.elapsed() < EAGERNESS;
         let patience = if eager { Duration::ZERO } else { PATIENCE };
         let missing = self.reconciler.is_something_missing();
         let blind = self.scan_failure.is_some() || self.link_watch.failure().is_some();

@@ -84,6 +84,7 @@ impl<K: Kernel> Agent<K> {
             watches: watches.collect(),
             last_heal_corrections: self.last_heal_corrections,
             timings: self.timings.clone(),
+            learned_connections: self.reconciler.learned(),
         })
     }
 

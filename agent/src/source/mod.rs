@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use sluice_policy::model::{Change, PolicyName};
+use sluice_policy::model::{Change, PodName, PolicyName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -36,6 +36,9 @@ pub enum Event {
     Synced,
     /// How the watch of one kind stands now; replaces what was sent of this kind before.
     Watch(WatchStatus),
+    /// UIDs of the pods of this node, as container runtimes know them; replaces what was sent before. Sent
+    /// behind the changes of these pods, and by sources that have such a thing.
+    Uids(BTreeMap<PodName, String>),
     /// Everything that was there when this token was sent has been sent on.
     Refreshed(u64),
 }

@@ -62,7 +62,7 @@ impl Watcher {
                 Event::Watch(watch) => {
                     self.watches.insert(watch.kind.clone(), watch);
                 }
-                Event::Arrived(_) | Event::Objects(_) | Event::Refreshed(_) => {}
+                Event::Arrived(_) | Event::Objects(_) | Event::Uids(_) | Event::Refreshed(_) => {}
             }
         }
     }

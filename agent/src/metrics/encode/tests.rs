@@ -44,6 +44,7 @@ fn report() -> Report {
         watches: [("Pod".to_owned(), true)].into(),
         last_heal_corrections: 6,
         timings: Default::default(),
+        learned_connections: 2,
     }
 }
 
@@ -79,6 +80,7 @@ fn both_formats_have_the_same_samples() {
         r#"sluice_map_capacity{map="peers"} 8"#,
         r#"sluice_map_capacity{map="flows"} 9"#,
         "sluice_last_heal_corrections 6",
+        "sluice_learned_connections_total 2",
         &format!(r#"sluice_build_info{{version="0.1.0",abi="{ABI_VERSION}"}} 1"#),
     ];
     for format in [Format::OpenMetrics, Format::Text] {

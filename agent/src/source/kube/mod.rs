@@ -236,6 +236,9 @@ impl Hub {
             }
             events.push(Event::Changes(changes));
         }
+        if self.gate.is_open() {
+            events.extend(self.store.stirred_uids().map(Event::Uids));
+        }
         let revision = self.store.revision();
         if self.told.as_ref().is_none_or(|told| told.troubles != revision.troubles) {
             let faults = self.faults_now();
@@ -252,7 +255,7 @@ impl Hub {
                 events.push(Event::Objects(outcome));
             }
         }
-        self.told = Some(revision).filter(|_| self.gate.is_open());
+        self.told = self.gate.is_open().then_some(revision);
         if self.gate.is_open() && !std::mem::replace(&mut self.synced, true) {
             events.push(Event::Synced);
         }

@@ -60,6 +60,10 @@ pub(super) struct Store {
     /// this node that have an address (about one that has none yet nobody can do anything), and policies
     /// that name ports.
     uids: BTreeMap<(Kind, Box<str>), Box<str>>,
+    /// UIDs of this node's pods as container runtimes know them, and whether they are others than were
+    /// told.
+    runtime_uids: BTreeMap<PodName, String>,
+    runtime_uids_stirred: bool,
     /// Keys of its own: nobody can find two objects with one fingerprint.
     hasher: RandomState,
 }
@@ -111,7 +115,7 @@ impl Store {
 
     /// An object is there, or has changed.
     pub(super) fn put(&mut self, kind: Kind, object: Object) -> Vec<Change> {
-        let Object { name, uid, arrival: Arrival { item, faults, node } } = object;
+        let Object { name, uid, runtime_uid, arrival: Arrival { item, faults, node } } = object;
         let read = match (&item, self.was_read(kind, &name)) {
             (Some(_), _) => Read::Now,
             (None, true) => Read::Before,
@@ -125,6 +129,11 @@ impl Store {
                 Change::Namespace(namespace.name, Some(namespace.labels))
             }
             Some(Item::Pod(pod)) => {
+                if pod.node == self.node {
+                    let runtime_uid = runtime_uid.as_ref().unwrap_or(&uid).to_string();
+                    let before = self.runtime_uids.insert(pod.name.clone(), runtime_uid.clone());
+                    self.runtime_uids_stirred |= before != Some(runtime_uid);
+                }
                 let has_address = pod.node == self.node && !pod.addresses.is_empty();
                 self.note_uid(kind, &name, uid, has_address);
                 Change::Pod(pod.name.clone(), Some(pod.to_model()))
@@ -176,6 +185,7 @@ impl Store {
             Kind::Pod => {
                 let pod = PodName { namespace, name: own };
                 self.invalid_pods.remove(&pod);
+                self.runtime_uids_stirred |= self.runtime_uids.remove(&pod).is_some();
                 vec![Change::Pod(pod, None)]
             }
             Kind::NetworkPolicy => {
@@ -252,6 +262,12 @@ impl Store {
     pub(super) fn regarding(&self, kind: Kind, name: &str) -> Option<Regarding> {
         let uid = self.uids.get(&(kind, name.into()))?.clone();
         Some(Regarding { kind, name: name.into(), uid })
+    }
+
+    /// UIDs of this node's pods as container runtimes know them, where they may be others than those that
+    /// this returned last.
+    pub(super) fn stirred_uids(&mut self) -> Option<BTreeMap<PodName, String>> {
+        std::mem::take(&mut self.runtime_uids_stirred).then(|| self.runtime_uids.clone())
     }
 
     /// Notes that an object is there; true where its fingerprint is another than before.

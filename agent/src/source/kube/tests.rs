@@ -17,7 +17,12 @@ fn hub() -> (Hub, latest::Receiver<Vec<Trouble>>) {
 
 fn object(kind: Kind, value: &Value) -> Object {
     let name = arrival::name(kind, value).expect("a name");
-    Object { name: name.into(), uid: "u".into(), arrival: arrival::read(kind, value) }
+    Object {
+        name: name.into(),
+        uid: "u".into(),
+        runtime_uid: None,
+        arrival: arrival::read(kind, value),
+    }
 }
 
 fn pod(name: &str, address: &str, app: &str) -> Object {
@@ -298,6 +303,27 @@ fn pods_in_trouble_are_said_with_their_reason_as_long_as_they_are_there() {
     hub.take(Kind::Pod, News::Changed(again));
     hub.due();
     assert_eq!(said(&to_say)[2], ("u-c".into(), Reason::NotEnforced));
+}
+
+#[test]
+fn uids_of_own_pods_are_told_behind_their_changes_and_again_when_they_are_others() {
+    let (mut hub, _to_say) = synced(vec![(Kind::Pod, pod("a", "10.0.0.1", "web"))]);
+    let mut mirror = pod("b", "10.0.0.2", "web");
+    mirror.runtime_uid = Some("of-the-file".into());
+    hub.take(Kind::Pod, News::Changed(mirror.clone()));
+    let uids = [(pod_name("a"), "u".to_owned()), (pod_name("b"), "of-the-file".to_owned())];
+    let events = hub.due();
+    assert_eq!(changes(&events).len(), 1);
+    assert_eq!(events[1], Event::Uids(uids.into()));
+    // Another pod that looks the same.
+    let mut again = pod("a", "10.0.0.1", "web");
+    again.uid = "u-2".into();
+    hub.take(Kind::Pod, News::Changed(again));
+    hub.take(Kind::Pod, News::Gone(mirror));
+    let events = hub.due();
+    assert_eq!(changes(&events).len(), 1);
+    assert_eq!(events[1], Event::Uids([(pod_name("a"), "u-2".to_owned())].into()));
+    assert_eq!(hub.due(), []);
 }
 
 #[test]

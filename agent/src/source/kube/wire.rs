@@ -48,6 +48,9 @@ pub(super) struct Object {
     pub(super) name: Box<str>,
     /// Unique over time and cluster.
     pub(super) uid: Box<str>,
+    /// The UID by which a container runtime knows a pod that the kubelet has from a file: the object in
+    /// the API is only its mirror.
+    pub(super) runtime_uid: Option<Box<str>>,
     /// What could be read of it.
     pub(super) arrival: Arrival,
 }
@@ -93,6 +96,8 @@ impl<'de, T: Watched> Deserialize<'de> for Wire<T> {
         let object = Object {
             name: name.into(),
             uid: text("uid").unwrap_or_default().into(),
+            // `/` is `~1` in a JSON pointer (RFC 6901).
+            runtime_uid: text("annotations/kubernetes.io~1config.hash").map(Into::into),
             arrival: arrival::read(T::KIND, &value),
         };
         Ok(Self { metadata, object, kind: PhantomData })

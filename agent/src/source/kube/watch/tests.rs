@@ -76,7 +76,7 @@ impl Setup {
     async fn after(mut self, seconds: u64) -> (Vec<Asked>, Vec<News>) {
         sleep_until(Instant::now() + Duration::from_secs(seconds)).await;
         let mut said = Vec::new();
-        while let Ok((_, news)) = self.news.try_recv() {
+        while let Ok((_, news, _)) = self.news.try_recv() {
             said.push(news);
         }
         self.task.abort();
