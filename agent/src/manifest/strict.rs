@@ -32,6 +32,10 @@ pub fn decode<T: DeserializeOwned + Serialize>(value: &Value) -> Result<T, Vec<F
 /// # Errors
 /// The first field whose type is wrong.
 pub fn decode_loosely<T: DeserializeOwned>(value: &Value) -> Result<T, Fault> {
+    // To know the path of a fault costs as much again as to read: most objects have none.
+    if let Ok(typed) = T::deserialize(value) {
+        return Ok(typed);
+    }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let field = if path == "." { String::new() } else { path };

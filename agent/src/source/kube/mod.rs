@@ -24,6 +24,7 @@
 mod client;
 mod events;
 mod gate;
+mod needed;
 mod services;
 mod store;
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Objects on the wire: converted while they are read, so that nothing but what compile needs is ever
-//! kept of a list or an event.
+//! kept of a list or an event. What no conversion looks at is passed over ([`needed`]).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::de::{Deserialize, Deserializer, Error as _};
+use serde::de::{Deserialize, DeserializeSeed as _, Deserializer, Error as _};
 use serde_json::Value;
 
+use super::needed;
 use crate::convert::arrival::{self, Arrival};
 use crate::manifest::kinds::Kind;
 
@@ -81,9 +82,9 @@ impl<T> fmt::Debug for Wire<T> {
 
 impl<'de, T: Watched> Deserialize<'de> for Wire<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
+        let value = needed::of(T::KIND).deserialize(deserializer)?;
         let text = |field: &str| {
-            let found = value.pointer(&format!("/metadata/{field}"));
+            let found = value.get("metadata").and_then(|metadata| metadata.get(field));
             found.and_then(Value::as_str).map(str::to_owned)
         };
         let name = arrival::name(T::KIND, &value)
