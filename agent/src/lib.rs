@@ -10,6 +10,7 @@ pub mod engine;
 pub mod inspect;
 pub mod lab;
 pub mod manifest;
+mod memory;
 pub mod metrics;
 pub mod policytest;
 pub mod reconcile;

@@ -17,6 +17,7 @@ use self::observe::Starts;
 use crate::control::{Pending, Request, Response};
 use crate::endpoint::Scan;
 use crate::endpoint::links::{self, Links};
+use crate::memory;
 use crate::metrics::{Inquiries, Timings};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel;
@@ -196,6 +197,7 @@ impl<K: Kernel> Agent<K> {
             Event::Objects(objects) => self.take_objects(objects),
             Event::Synced => {
                 self.synced = true;
+                memory::give_back();
                 self.note_change();
             }
             Event::Watch(watch) => {

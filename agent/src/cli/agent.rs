@@ -24,6 +24,7 @@ use crate::datapath::enforcer::{self, Enforcer};
 use crate::datapath::pins::{Pins, PinsError};
 use crate::endpoint::links::Links;
 use crate::endpoint::slots::{Lingering, Slots};
+use crate::memory;
 use crate::metrics::{self, Inquiries};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel as _;
@@ -153,6 +154,10 @@ impl FromStr for SourceArg {
     }
 }
 
+/// Threads for what is not the agent's loop: watches, the control socket, metrics. One for each core,
+/// as is usual, would take memory on a node with many and have nothing to do.
+const WORKERS: usize = 2;
+
 /// `NS/POD`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodArg(pub PodName);
@@ -180,7 +185,12 @@ pub fn run(args: &AgentArguments) -> Result<(), Failure> {
     let Some(node) = args.node_name.as_ref().filter(|_| !args.uninstall) else {
         return Ok(uninstall(&args.bpffs, &args.state_dir)?);
     };
-    let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
+    memory::be_lean();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("cannot start")?;
     let origin = runtime.block_on(Origin::find(args))?;
     let done = runtime.block_on(enforce(args, node, origin));
     // A read of a great directory goes on in the background: its end is not worth waiting for.
