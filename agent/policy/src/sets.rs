@@ -133,6 +133,7 @@ pub(crate) fn governing(
         }
     });
     policies.sort_unstable();
+    policies.dedup();
     [Direction::Ingress, Direction::Egress].map(|direction| {
         let names = policies.iter().map(|(_, _, name)| name);
         let applies = |name: &&PolicyName| world.policies[*name].rules(direction).is_some();
