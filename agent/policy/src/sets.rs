@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_common::abi::SetId;
 
 use crate::arena::{Arena, id};
+use crate::asked::PortName;
 use crate::capacity::Shortage;
 use crate::classes::ClassIndex;
 use crate::model::{Direction, Pod, PodName, PolicyName, PortMatch, Ports, World};
 use crate::ports::PortEntry;
-use crate::predicates::PortName;
 use crate::program::Program;
 use crate::rules::ListId;
 use crate::selector::{SelectorIndex, Subject};
