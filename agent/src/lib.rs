@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod lab;
 mod lock;
 pub mod manifest;
+mod memory;
 pub mod metrics;
 pub mod policytest;
 pub mod reconcile;

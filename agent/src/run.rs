@@ -22,6 +22,7 @@ use self::look::{LinkNews, LinkWatch};
 use self::observe::Starts;
 use crate::control::{Pending, Request, Response};
 use crate::endpoint::links::Links;
+use crate::memory;
 use crate::metrics::{Inquiries, Timings};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel;
@@ -230,6 +231,7 @@ impl<K: Kernel> Agent<K> {
             Event::Objects(objects) => self.take_objects(objects),
             Event::Synced => {
                 self.synced = true;
+                memory::give_back();
                 self.note_change();
             }
             Event::Watch(watch) => {

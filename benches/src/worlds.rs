@@ -1,6 +1,5 @@
 //! Clusters of any size, for the benches of user space and of the datapath.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -242,8 +241,8 @@ fn labelled(namespace: &str, key: &str, value: &str) -> PodSelector {
 }
 
 fn is(key: &str, value: &str) -> Selector {
-    let operator = Operator::In(BTreeSet::from([value.to_owned()]));
-    Selector { requirements: BTreeSet::from([Requirement { key: key.to_owned(), operator }]) }
+    let operator = Operator::In([value.to_owned()].into());
+    Selector { requirements: [Requirement { key: key.to_owned(), operator }].into() }
 }
 
 fn ingress_from(subject: PodSelector, peers: Vec<Peer>) -> Policy {

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use sluice_common::abi::{ClassId, UNCLASSIFIED};
 
 use crate::arena::{Arena, id};
+use crate::asked::PortName;
 use crate::describe;
-use crate::predicates::{PortName, Predicate, PredicateId, Predicates};
+use crate::predicates::{Predicate, PredicateId, Predicates};
 use crate::sets::SetIndex;
 
 id! {

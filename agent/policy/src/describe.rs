@@ -1,11 +1,11 @@
 //! Descriptions of sets and predicates, in words that are the same in every run. Different things
 //! have different descriptions.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::model::{
-    Block, NamedPort, Namespaces, Operator, PodSelector, Requirement, Selector, direction_label,
+    Block, NamedPort, Namespaces, Operator, PodSelector, Requirement, Selector, Sorted,
+    direction_label,
 };
 use crate::predicates::Predicate;
 use crate::sets::SetKey;
@@ -66,7 +66,7 @@ fn block(block: &Block) -> String {
     text
 }
 
-fn words(values: &BTreeSet<String>) -> String {
+fn words(values: &Sorted<String>) -> String {
     values.iter().map(|value| word(value)).collect::<Vec<_>>().join(" ")
 }
 

@@ -22,6 +22,7 @@ pub mod oracle;
 pub mod tables;
 
 mod arena;
+mod asked;
 mod cidr;
 mod classes;
 mod describe;

@@ -13,10 +13,12 @@ pub use sluice_common::abi::Direction;
 
 mod change;
 mod service;
+mod sorted;
 
 pub use crate::labels::Labels;
 pub use change::Change;
 pub use service::{Backend, Service, ServiceName, ServicePort};
+pub use sorted::Sorted;
 
 /// `namespace/name` of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -265,7 +267,7 @@ pub enum Namespaces {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Selector {
     /// The requirements (`matchLabels` are `In` with one value).
-    pub requirements: BTreeSet<Requirement>,
+    pub requirements: Sorted<Requirement>,
 }
 
 /// One requirement of a selector.
@@ -281,9 +283,9 @@ pub struct Requirement {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operator {
     /// The key is there with one of the values.
-    In(BTreeSet<String>),
+    In(Sorted<String>),
     /// The key is not there, or has none of the values.
-    NotIn(BTreeSet<String>),
+    NotIn(Sorted<String>),
     /// The key is there.
     Exists,
     /// The key is not there.

@@ -28,6 +28,11 @@ impl Owners {
         self.first.get(address).map(|claim| &*claim.pod)
     }
 
+    /// The addresses from this one on, ascending, each with the pod that has it.
+    pub(crate) fn from(&self, first: Address) -> impl Iterator<Item = (&Address, &PodName)> {
+        self.first.range(first..).map(|(address, claim)| (address, &*claim.pod))
+    }
+
     pub(crate) fn claim(&mut self, address: Address, claim: Claim) {
         let Some(first) = self.first.get_mut(&address) else {
             self.first.insert(address, claim);

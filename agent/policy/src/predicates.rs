@@ -4,7 +4,7 @@
 //! * A block is one predicate where it is the only block of its rule, shared likewise. The blocks of
 //!   a rule that has several are one predicate together, which goes by the rule's name: a block more
 //!   or less is then one entry of `cidrs` more or less, and a rule of a thousand blocks is one class.
-//! * A port name that egress rules use is a predicate per number that pods give it.
+//! * A port name that egress rules use is a predicate per number that pods give it ([`crate::asked`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,9 +12,10 @@ use std::sync::Arc;
 use sluice_common::abi::Address;
 
 use crate::arena::{Arena, id};
+use crate::asked::{Asked, PortName, PortReference};
 use crate::cidr;
 use crate::classes::ClassIndex;
-use crate::model::{Block, NamedPort, Pod, PodSelector, Protocol, RuleName, World};
+use crate::model::{Block, NamedPort, Pod, PodSelector, RuleName, World};
 use crate::rules::ListId;
 use crate::selector::{SelectorIndex, Subject};
 use crate::tables::Prefix;
@@ -33,20 +34,17 @@ pub(crate) enum Predicate {
     Block(Block),
     /// One of the rule's blocks contains it.
     Blocks(RuleName),
-    /// Its pod calls this port by this name.
+    /// Its pod calls this port by this name, and is asked for it.
     Port(NamedPort),
     /// It is this node's, and egress to it is let out.
     OwnHost,
 }
 
-/// A name that a port can be called by.
-pub(crate) type PortName = (Protocol, String);
-
 /// A predicate, and what it matters to.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) what: Predicate,
-    /// The rule lists that contain it; for a port, see [`PortReference`].
+    /// The rule lists that contain it; for a port, see [`PortReference::users`].
     users: BTreeSet<ListId>,
     /// The pods' classes in which it holds.
     pub(crate) classes: BTreeSet<ClassIndex>,
@@ -60,20 +58,17 @@ struct FiledBlock {
     block: Block,
 }
 
-/// A port name that egress rules use.
-#[derive(Clone, Debug, Default)]
-struct PortReference {
-    users: BTreeSet<ListId>,
-    ports: BTreeMap<u16, PredicateId>,
-}
-
 /// What changed since it was last asked: the addresses that must be looked at again follow from it.
 #[derive(Debug, Default)]
 pub(crate) struct PredicateChanges {
     pub(crate) new_selectors: SelectorIndex<PredicateId>,
     pub(crate) has_new_selectors: bool,
+    /// Port names that every pod is asked for from now on.
     pub(crate) new_ports: BTreeSet<PortName>,
-    pub(crate) changed_blocks: Vec<Prefix<Address>>,
+    /// Predicates whose addresses are asked for other port names than before, and those of the numbers
+    /// of names that not everyone is asked for any more.
+    pub(crate) asked: BTreeSet<PredicateId>,
+    pub(crate) changed_blocks: Vec<(Prefix<Address>, PredicateId)>,
     /// Predicates that nothing uses any more, if that is still so at the end.
     unused: BTreeSet<PredicateId>,
     unused_ports: BTreeSet<PortName>,
@@ -152,12 +147,40 @@ impl Predicates {
         id
     }
 
-    /// From now on `user` contains a port name.
-    pub(crate) fn use_port(&mut self, name: &PortName, user: ListId) {
-        if !self.ports.contains_key(name) {
+    /// From now on `user` asks `new` for a port name, where it asked `old`; `None`: nobody.
+    pub(crate) fn ask_port(
+        &mut self,
+        name: &PortName,
+        (old, new): (Option<&Asked>, Option<&Asked>),
+        user: ListId,
+    ) {
+        let reference = self.ports.entry(name.clone()).or_default();
+        let nobody = Asked::default();
+        let anew = reference.ask(old.unwrap_or(&nobody), new.unwrap_or(&nobody));
+        if anew.everyone {
             self.changes.new_ports.insert(name.clone());
+            self.changes.asked.extend(reference.numbers.values());
         }
-        self.ports.entry(name.clone()).or_default().users.insert(user);
+        if new.is_some() {
+            reference.users.insert(user);
+        } else {
+            reference.users.remove(&user);
+            if reference.users.is_empty() {
+                self.changes.unused_ports.insert(name.clone());
+            }
+        }
+        for id in &anew.peers {
+            self.note_blocks(*id);
+        }
+        self.changes.asked.extend(anew.peers);
+    }
+
+    /// The addresses of a predicate's blocks must be looked at again.
+    fn note_blocks(&mut self, id: PredicateId) {
+        if matches!(self.entries[id].what, Predicate::Block(_) | Predicate::Blocks(_)) {
+            let filed = self.blocks.iter().filter(|filed| filed.id == id);
+            self.changes.changed_blocks.extend(filed.map(|filed| (filed.prefix, id)));
+        }
     }
 
     /// `user` contains the predicate no more.
@@ -166,16 +189,6 @@ impl Predicates {
         users.remove(&user);
         if users.is_empty() {
             self.changes.unused.insert(id);
-        }
-    }
-
-    /// `user` contains the port name no more.
-    pub(crate) fn release_port(&mut self, name: &PortName, user: ListId) {
-        if let Some(reference) = self.ports.get_mut(name) {
-            reference.users.remove(&user);
-            if reference.users.is_empty() {
-                self.changes.unused_ports.insert(name.clone());
-            }
         }
     }
 
@@ -197,7 +210,7 @@ impl Predicates {
     /// The addresses of the block satisfy the predicate.
     fn file_block(&mut self, block: &Block, id: PredicateId) {
         let Some(prefix) = cidr::prefix(block.cidr()) else { return };
-        self.changes.changed_blocks.push(prefix);
+        self.changes.changed_blocks.push((prefix, id));
         if self.blocks.insert(FiledBlock { prefix, id, block: block.clone() }) {
             *self.lengths.entry(prefix.bits).or_default() += 1;
         }
@@ -206,7 +219,7 @@ impl Predicates {
     /// They do so no more, as far as this block goes.
     fn unfile_block(&mut self, block: &Block, id: PredicateId) {
         let Some(prefix) = cidr::prefix(block.cidr()) else { return };
-        self.changes.changed_blocks.push(prefix);
+        self.changes.changed_blocks.push((prefix, id));
         if !self.blocks.remove(&FiledBlock { prefix, id, block: block.clone() }) {
             return;
         }
@@ -229,7 +242,7 @@ impl Predicates {
         for name in std::mem::take(&mut self.changes.unused_ports) {
             if self.ports.get(&name).is_some_and(|reference| reference.users.is_empty()) {
                 let reference = self.ports.remove(&name).unwrap_or_default();
-                unused.extend(reference.ports.into_values());
+                unused.extend(reference.numbers.into_values());
             }
         }
         (std::mem::take(&mut self.changes), unused)
@@ -263,7 +276,7 @@ impl Predicates {
     pub(crate) fn users(&self, id: PredicateId) -> impl Iterator<Item = ListId> {
         let entry = &self.entries[id];
         let references = match &entry.what {
-            Predicate::Port(port) => self.ports.get(&(port.protocol, port.name.clone())),
+            Predicate::Port(port) => self.ports.get(&name_of(port)),
             Predicate::Pods(_)
             | Predicate::Block(_)
             | Predicate::Blocks(_)
@@ -274,7 +287,18 @@ impl Predicates {
 
     /// The predicates of a port name, one per number that a pod gave it.
     pub(crate) fn of_port(&self, name: &PortName) -> impl Iterator<Item = PredicateId> {
-        self.ports.get(name).into_iter().flat_map(|reference| reference.ports.values().copied())
+        self.ports.get(name).into_iter().flat_map(|reference| reference.numbers.values().copied())
+    }
+
+    /// True if those for whom the predicate holds are asked for some port name because it does.
+    pub(crate) fn is_asked(&self, id: PredicateId) -> bool {
+        self.ports.values().any(|reference| reference.asks(id))
+    }
+
+    /// True if some rule in force names one of the pod's ports.
+    pub(crate) fn names_port_of(&self, pod: &Pod) -> bool {
+        let is_named = |port: &NamedPort| self.ports.contains_key(&name_of(port));
+        !self.ports.is_empty() && pod.ports.iter().any(is_named)
     }
 
     /// The predicate of this node's own addresses.
@@ -295,18 +319,14 @@ impl Predicates {
         self.own_host == Some(id)
     }
 
-    /// The predicates that hold for a pod, whatever its address: none where no selector and no port
-    /// name tells the pod from an address outside.
-    pub(crate) fn of_pod(&mut self, world: &World, namespace: &str, pod: &Pod) -> Vec<PredicateId> {
+    /// The selectors that select a pod.
+    pub(crate) fn of_pod(&self, world: &World, namespace: &str, pod: &Pod) -> Vec<PredicateId> {
         let mut holding = Vec::new();
         let subject = Subject::new(world, namespace, &pod.labels);
         self.selectors.candidates(&subject, |id| match &self.entries[*id].what {
             Predicate::Pods(selector) if subject.is_selected_by(selector) => holding.push(*id),
             _ => {}
         });
-        if !self.ports.is_empty() {
-            holding.extend(pod.ports.iter().filter_map(|port| self.port(port)));
-        }
         holding
     }
 
@@ -322,13 +342,27 @@ impl Predicates {
         holding.dedup();
     }
 
-    /// The predicate of a pod's port, if its name is in use.
-    fn port(&mut self, port: &NamedPort) -> Option<PredicateId> {
-        let reference = self.ports.get_mut(&(port.protocol, port.name.clone()))?;
+    /// The predicates of the ports that a pod is asked for, where these hold for its address.
+    pub(crate) fn of_ports(&mut self, pod: &Pod, holding: &[PredicateId]) -> Vec<PredicateId> {
+        if self.ports.is_empty() {
+            return Vec::new();
+        }
+        pod.ports.iter().filter_map(|port| self.port(port, holding)).collect()
+    }
+
+    fn port(&mut self, port: &NamedPort, holding: &[PredicateId]) -> Option<PredicateId> {
+        let reference = self.ports.get_mut(&name_of(port))?;
+        if !reference.asks_any(holding) {
+            return None;
+        }
         let entries = &mut self.entries;
-        Some(*reference.ports.entry(port.port).or_insert_with(|| {
+        Some(*reference.numbers.entry(port.port).or_insert_with(|| {
             let what = Predicate::Port(port.clone());
             entries.insert(Entry { what, users: BTreeSet::new(), classes: BTreeSet::new() })
         }))
     }
+}
+
+fn name_of(port: &NamedPort) -> PortName {
+    (port.protocol, port.name.clone())
 }

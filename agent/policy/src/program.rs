@@ -6,10 +6,11 @@ use sluice_common::abi::{
     Decision, RULE_DEFAULT, RULE_HOST, RULE_MIXED, RULE_SELF, RuleId, Verdict,
 };
 
+use crate::asked::PortName;
 use crate::classes::Class;
 use crate::model::{Action, Direction, Protocol, Tier};
 use crate::ports::{Outcome, PortEntry, Segment, Span, Spans, protocol_entries, root_entry};
-use crate::predicates::{PortName, PredicateId};
+use crate::predicates::PredicateId;
 use crate::rules::{CompiledRule, ListId, Lists};
 
 /// A place in the evaluation order; its index is the rank of what it decides.

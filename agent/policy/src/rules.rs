@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_common::abi::RuleId;
 
 use crate::arena::{Arena, id};
+use crate::asked::{Asked, PortName};
 use crate::model::{
     Action, Block, Direction, Peer, Peers, PolicyName, PortMatch, Ports, Protocol, Rule, RuleName,
     Tier, World,
 };
 use crate::ports::{Span, Spans};
-use crate::predicates::{PortName, PredicateId, Predicates};
+use crate::predicates::{PredicateId, Predicates};
 use crate::sets::SetIndex;
 
 id! {
@@ -117,8 +118,8 @@ pub(crate) struct RuleList {
     pub(crate) predicates: BTreeSet<PredicateId>,
     /// The blocks of the rules, sorted, each once, with the predicate that they belong to.
     pub(crate) blocks: Vec<(PredicateId, Block)>,
-    /// The port names of egress rules, which depend on the peer.
-    pub(crate) ports: BTreeSet<PortName>,
+    /// The port names of egress rules, which depend on the peer, and whom the rules ask for each.
+    pub(crate) ports: BTreeMap<PortName, Asked>,
     /// Numbers of the rules in the tables, once they have them.
     pub(crate) numbers: Vec<RuleId>,
     /// The sets that contain it.
@@ -137,7 +138,7 @@ impl RuleList {
             rules: Vec::new(),
             predicates: BTreeSet::new(),
             blocks: Vec::new(),
-            ports: BTreeSet::new(),
+            ports: BTreeMap::new(),
             numbers: Vec::new(),
             sets: BTreeSet::new(),
             shape: 0,
@@ -227,7 +228,11 @@ impl Lists {
                 if let (RulePorts::Of { names, .. }, Direction::Egress) =
                     (&compiled.ports, list.direction)
                 {
-                    new.ports.extend(names.iter().cloned());
+                    for name in names {
+                        let asked = new.ports.entry(name.clone()).or_default();
+                        asked.everyone |= compiled.peers.is_none();
+                        asked.peers.extend(compiled.peers.iter().flatten());
+                    }
                 }
                 new.rules.push(compiled);
             }
@@ -239,11 +244,12 @@ impl Lists {
 
     fn replace(&mut self, id: ListId, new: RuleList, predicates: &mut Predicates) {
         let old = &mut self.lists[id];
-        for name in new.ports.difference(&old.ports) {
-            predicates.use_port(name, id);
+        let gone = old.ports.iter().filter(|(name, _)| !new.ports.contains_key(*name));
+        for (name, asked) in gone {
+            predicates.ask_port(name, (Some(asked), None), id);
         }
-        for name in old.ports.difference(&new.ports) {
-            predicates.release_port(name, id);
+        for (name, asked) in &new.ports {
+            predicates.ask_port(name, (old.ports.get(name), Some(asked)), id);
         }
         for (predicate, block) in only_in_first(&new.blocks, &old.blocks) {
             predicates.file_rule_block(block, *predicate);

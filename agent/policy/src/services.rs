@@ -10,7 +10,6 @@ use crate::compile::Compiler;
 use crate::emit::Output;
 use crate::model::{Direction, Protocol, Service, ServiceName};
 use crate::ports::Outcome;
-use crate::predicates::PredicateId;
 use crate::sets::{Set, SetIndex};
 use crate::settle::Work;
 use crate::vips::{
@@ -130,18 +129,10 @@ impl Compiler {
         self.world.endpoints.get(owner).map(|endpoint| endpoint.slot)
     }
 
-    /// Determines the class of an address that VIPs lead to. `holding` are the predicates of the pod
-    /// or node that has it.
-    pub(crate) fn settle_backend(
-        &mut self,
-        address: Address,
-        mut holding: Vec<PredicateId>,
-        work: &mut Work,
-    ) {
+    /// Notes the class of an address that VIPs lead to.
+    pub(crate) fn settle_backend(&mut self, address: Address, class: ClassIndex, work: &mut Work) {
         let Some(backend) = self.vips.backends.get(&address) else { return };
         let old = backend.class;
-        self.predicates.add_blocks(address, &mut holding);
-        let class = self.classes.with(holding, &self.predicates);
         if class == old {
             return;
         }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_common::abi::SetId;
 
 use crate::arena::{Arena, id};
+use crate::asked::PortName;
 use crate::capacity::Shortage;
 use crate::classes::ClassIndex;
 use crate::model::{Direction, Pod, PodName, PolicyName, PortMatch, Ports, World};
 use crate::ports::PortEntry;
-use crate::predicates::PortName;
 use crate::program::Program;
 use crate::rules::ListId;
 use crate::selector::{SelectorIndex, Subject};
@@ -133,6 +133,7 @@ pub(crate) fn governing(
         }
     });
     policies.sort_unstable();
+    policies.dedup();
     [Direction::Ingress, Direction::Egress].map(|direction| {
         let names = policies.iter().map(|(_, _, name)| name);
         let applies = |name: &&PolicyName| world.policies[*name].rules(direction).is_some();

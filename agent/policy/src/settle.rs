@@ -161,7 +161,7 @@ impl Compiler {
     fn settle_predicates(&mut self, work: &mut Work, output: &mut Output) {
         let (changes, unused) = self.predicates.take_changes();
         let mut lost: BTreeSet<ClassIndex> = BTreeSet::new();
-        for id in &unused {
+        for id in unused.iter().chain(&changes.asked) {
             lost.extend(&self.predicates.get(*id).classes);
         }
         if !lost.is_empty() {
@@ -170,18 +170,32 @@ impl Compiler {
             let backends = self.vips.backends.iter().filter(|(_, b)| lost.contains(&b.class));
             work.addresses.extend(backends.map(|(address, _)| *address));
         }
-        for prefix in &changes.changed_blocks {
+        self.find_within_blocks(&changes, work);
+        if changes.has_new_selectors || !changes.new_ports.is_empty() {
+            self.find_newly_selected(&changes, work);
+        }
+        output.unused_predicates.extend(unused);
+    }
+
+    /// Finds the addresses in blocks that came or went, or whose pods are asked for other port names.
+    /// Where nobody is asked for one, those without an entry in `peers` need none.
+    fn find_within_blocks(&self, changes: &PredicateChanges, work: &mut Work) {
+        for (prefix, id) in &changes.changed_blocks {
             let first = Prefix { key: prefix.key, bits: 128 };
             let is_covered = |key: &Address| prefix.covers(&Prefix { key: *key, bits: 128 });
             let peers = self.peers.range(first.key..).map(|(address, _)| *address);
             work.addresses.extend(peers.take_while(is_covered));
             let backends = self.vips.backends.range(first.key..).map(|(address, _)| *address);
             work.addresses.extend(backends.take_while(is_covered));
+            if self.predicates.is_asked(*id) {
+                let pods = self.owners.from(first.key).take_while(|(key, _)| is_covered(key));
+                let named = pods.filter(|(_, name)| {
+                    let pod = self.world.pods.get(*name);
+                    pod.is_some_and(|pod| self.predicates.names_port_of(pod))
+                });
+                work.addresses.extend(named.map(|(address, _)| *address));
+            }
         }
-        if changes.has_new_selectors || !changes.new_ports.is_empty() {
-            self.find_newly_selected(&changes, work);
-        }
-        output.unused_predicates.extend(unused);
     }
 
     /// Finds the pods that a new selector can select or whose ports a new name names, and passes over
@@ -213,13 +227,16 @@ impl Compiler {
     /// Determines the classes of addresses in `peers` and behind VIPs.
     fn settle_addresses(&mut self, work: &mut Work, output: &mut Output) {
         for address in std::mem::take(&mut work.addresses) {
-            let mut holding = self.holding(&address);
-            self.settle_backend(address, holding.clone(), work);
-            // Where nothing but blocks can tell the address from others, `cidrs` knows its class.
-            if !holding.is_empty() {
-                self.predicates.add_blocks(address, &mut holding);
+            let (holding, is_told) = self.holding(&address);
+            let mut class = ClassIndex::NONE;
+            if is_told || self.vips.backends.contains_key(&address) {
+                class = self.classes.with(holding, &self.predicates);
+                self.settle_backend(address, class, work);
             }
-            let class = self.classes.with(holding, &self.predicates);
+            // Where nothing but blocks can tell the address from others, `cidrs` knows its class.
+            if !is_told {
+                class = ClassIndex::NONE;
+            }
             let old = match class {
                 ClassIndex::NONE => self.peers.remove(&address),
                 _ => self.peers.insert(address, class),
@@ -233,16 +250,31 @@ impl Compiler {
         }
     }
 
-    /// The predicates that hold for the pod or node that has an address.
-    fn holding(&mut self, address: &Address) -> Vec<PredicateId> {
-        match self.owners.of(address).map(|name| (name, self.world.pods.get(name))) {
-            Some((_, Some(pod))) if pod.finished => Vec::new(),
-            Some((name, Some(pod))) => self.predicates.of_pod(&self.world, &name.namespace, pod),
+    /// The predicates that hold for an address, sorted, each once; and whether they tell the pod or
+    /// node that has it from an address outside.
+    fn holding(&mut self, address: &Address) -> (Vec<PredicateId>, bool) {
+        let owner =
+            self.owners.of(address).and_then(|name| Some((name, self.world.pods.get(name)?)));
+        // One that has finished is no peer of any policy.
+        let owner = owner.filter(|(_, pod)| !pod.finished);
+        let mut holding = match owner {
+            Some((name, pod)) => self.predicates.of_pod(&self.world, &name.namespace, pod),
             None if self.world.own_host.contains(&IpAddr::from(*address)) => {
                 vec![self.predicates.of_own_host()]
             }
-            Some((_, None)) | None => Vec::new(),
+            None => Vec::new(),
+        };
+        let is_selected = !holding.is_empty();
+        self.predicates.add_blocks(*address, &mut holding);
+        let Some((_, pod)) = owner else { return (holding, is_selected) };
+        let ports = self.predicates.of_ports(pod, &holding);
+        let is_told = is_selected || !ports.is_empty();
+        if !ports.is_empty() {
+            holding.extend(ports);
+            holding.sort_unstable();
+            holding.dedup();
         }
+        (holding, is_told)
     }
 
     /// One address of `peers` more or less has a class.
@@ -348,7 +380,7 @@ impl Compiler {
         let lists = self.sets.get(index).lists.iter().map(|list| self.lists.get(*list));
         let mut classes = BTreeSet::new();
         for list in lists {
-            let named = list.ports.iter().flat_map(|name| self.predicates.of_port(name));
+            let named = list.ports.keys().flat_map(|name| self.predicates.of_port(name));
             let predicates: Vec<PredicateId> =
                 list.predicates.iter().copied().chain(named).collect();
             classes.extend(predicates.into_iter().flat_map(|id| &self.predicates.get(id).classes));

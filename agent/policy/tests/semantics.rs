@@ -1,6 +1,5 @@
 //! The cases of SEMANTICS.md that compiling can get wrong, each asked of the compiled tables.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use sluice_common::abi::DecisionKey;
@@ -75,9 +74,9 @@ fn policy_name(name: &str) -> PolicyName {
 }
 
 fn app(name: &str) -> PodSelector {
-    let operator = Operator::In(BTreeSet::from([name.to_owned()]));
+    let operator = Operator::In([name.to_owned()].into());
     let requirement = Requirement { key: "app".to_owned(), operator };
-    let pods = Selector { requirements: BTreeSet::from([requirement]) };
+    let pods = Selector { requirements: [requirement].into() };
     PodSelector { namespaces: Namespaces::Named("x".to_owned()), pods }
 }
 

@@ -27,6 +27,7 @@ use crate::endpoint::admitted;
 use crate::endpoint::links::Links;
 use crate::endpoint::slots::{Lingering, Slots};
 use crate::lock::{self, LockError};
+use crate::memory;
 use crate::metrics::{self, Inquiries};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel as _;
@@ -163,6 +164,10 @@ impl FromStr for SourceArg {
     }
 }
 
+/// Threads for what is not the agent's loop: watches, the control socket, metrics. One for each core,
+/// as is usual, would take memory on a node with many and have nothing to do.
+const WORKERS: usize = 2;
+
 /// `NS/POD`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodArg(pub PodName);
@@ -187,7 +192,12 @@ impl FromStr for PodArg {
 pub fn run(args: &AgentArguments) -> Result<(), Failure> {
     log_to_stderr(args.log_format);
     need_root("the agent")?;
-    let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
+    memory::be_lean();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("cannot start")?;
     let Some(node) = args.node_name.as_ref().filter(|_| !args.uninstall) else {
         uninstall(&args.bpffs, &args.state_dir)?;
         if args.wait {

@@ -55,7 +55,7 @@ pub fn convert(
         let field = format!("{field}.matchExpressions[{i}]");
         requirements.extend(convert_requirement(&field, requirement, &mut problems));
     }
-    problems.into_result(Selector { requirements })
+    problems.into_result(Selector { requirements: requirements.into() })
 }
 
 fn convert_requirement(
@@ -72,8 +72,8 @@ fn convert_requirement(
     let wants_values = matches!(operator.as_str(), "In" | "NotIn");
     let values_are_there = !values.is_empty();
     let meaning = match operator.as_str() {
-        "In" => Operator::In(values),
-        "NotIn" => Operator::NotIn(values),
+        "In" => Operator::In(values.into()),
+        "NotIn" => Operator::NotIn(values.into()),
         "Exists" => Operator::Exists,
         "DoesNotExist" => Operator::DoesNotExist,
         _ => {

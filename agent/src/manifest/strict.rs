@@ -35,12 +35,16 @@ pub fn decode<T: DeserializeOwned + Serialize>(value: &Value) -> Result<T, Vec<F
 /// # Errors
 /// The first field whose type is wrong.
 pub fn decode_loosely<T: DeserializeOwned>(value: &Value) -> Result<T, Fault> {
-    serde_path_to_error::deserialize(value).map_err(fault)
+    // To know the path of a fault costs as much again as to read: most objects have none.
+    T::deserialize(value).or_else(|_| serde_path_to_error::deserialize(value)).map_err(fault)
 }
 
 /// Like [`decode_loosely`], but a field whose type is wrong counts as absent, and each is a fault;
 /// `None` where nothing is left, or more than [`WRONG_FIELDS`] are wrong.
 pub fn decode_what_can_be<T: DeserializeOwned>(value: &Value) -> (Option<T>, Vec<Fault>) {
+    if let Ok(typed) = T::deserialize(value) {
+        return (Some(typed), Vec::new());
+    }
     let mut rest = Cow::Borrowed(value);
     let mut faults = Vec::new();
     loop {

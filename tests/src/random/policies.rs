@@ -1,10 +1,8 @@
 //! Policies of all three tiers.
 
-use std::collections::BTreeSet;
-
 use sluice_policy::model::{
     Action, Change, Namespaces, Operator, Peer, Peers, PodSelector, Policy, PolicyKind, PolicyName,
-    PortMatch, Ports, Requirement, Rule, Selector, Tier, World,
+    PortMatch, Ports, Requirement, Rule, Selector, Sorted, Tier, World,
 };
 
 use super::pods::{NAME_LABEL, PORTS, label_key, label_value, namespace_name, port_name, protocol};
@@ -111,7 +109,7 @@ fn pod_selector(dice: &mut Dice) -> PodSelector {
 }
 
 fn by_namespace_name(dice: &mut Dice) -> Selector {
-    let names: BTreeSet<String> = (0..=dice.up_to(1)).map(|_| namespace_name(dice)).collect();
+    let names: Sorted<String> = (0..=dice.up_to(1)).map(|_| namespace_name(dice)).collect();
     let operator = if dice.chance(70) { Operator::In(names) } else { Operator::NotIn(names) };
     Selector { requirements: [Requirement { key: NAME_LABEL.to_owned(), operator }].into() }
 }
@@ -123,7 +121,7 @@ fn pods(dice: &mut Dice) -> Selector {
 }
 
 fn requirement(dice: &mut Dice) -> Requirement {
-    let values: BTreeSet<String> = (0..=dice.up_to(1)).map(|_| label_value(dice)).collect();
+    let values: Sorted<String> = (0..=dice.up_to(1)).map(|_| label_value(dice)).collect();
     let operator = match dice.up_to(5) {
         0 => Operator::NotIn(values),
         1 => Operator::Exists,

@@ -9,7 +9,6 @@ mod ports;
 mod selection;
 mod tiers;
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::judge;
@@ -165,7 +164,7 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().copied().collect()
 }
 
-fn set(values: &[&str]) -> BTreeSet<String> {
+fn set(values: &[&str]) -> Sorted<String> {
     values.iter().map(|v| (*v).to_owned()).collect()
 }
 

@@ -62,15 +62,15 @@ fn protocol() -> impl Strategy<Value = Protocol> + Clone {
 fn selector() -> impl Strategy<Value = Selector> {
     let values = prop::collection::btree_set(select(&VALUES[..]).prop_map(str::to_owned), 1..3);
     let operator = prop_oneof![
-        4 => values.clone().prop_map(Operator::In),
-        1 => values.prop_map(Operator::NotIn),
+        4 => values.clone().prop_map(|values| Operator::In(values.into())),
+        1 => values.prop_map(|values| Operator::NotIn(values.into())),
         1 => Just(Operator::Exists),
         1 => Just(Operator::DoesNotExist),
     ];
     let requirement = (select(&KEYS[..]), operator)
         .prop_map(|(key, operator)| Requirement { key: key.to_owned(), operator });
     prop::collection::btree_set(requirement, 0..3)
-        .prop_map(|requirements| Selector { requirements })
+        .prop_map(|requirements| Selector { requirements: requirements.into() })
 }
 
 fn pod_selector() -> impl Strategy<Value = PodSelector> {

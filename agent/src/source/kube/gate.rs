@@ -1,6 +1,7 @@
 //! The first-list gate: nothing leaves before the first list of every kind is complete.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
+use std::hash::{Hash, Hasher};
 
 use sluice_policy::model::{Change, PodName, PolicyName, ServiceName};
 
@@ -12,39 +13,58 @@ pub(super) struct Gate {
     /// Kinds whose first list is not complete.
     missing: BTreeSet<Kind>,
     /// While it is closed, only the last change of each object: it may be closed for long.
-    held: HashMap<Key, Change>,
+    held: HashSet<Held>,
     /// While it is open.
     passing: Vec<Change>,
 }
 
+/// A change, equal to every other of the same object. Of 100,000 pods a key beside each would take as
+/// much memory again as their names.
+#[derive(Debug)]
+struct Held(Change);
+
 /// What a change is about.
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum Key {
-    Namespace(String),
-    Pod(PodName),
-    Policy(PolicyName),
-    Service(ServiceName),
-    Endpoint(PodName),
+#[derive(PartialEq, Eq, Hash)]
+enum Key<'a> {
+    Namespace(&'a str),
+    Pod(&'a PodName),
+    Policy(&'a PolicyName),
+    Service(&'a ServiceName),
+    Endpoint(&'a PodName),
     OwnHost,
 }
 
-impl Key {
-    fn of(change: &Change) -> Self {
-        match change {
-            Change::Namespace(name, _) => Self::Namespace(name.clone()),
-            Change::Pod(name, _) => Self::Pod(name.clone()),
-            Change::Policy(name, _) => Self::Policy(name.clone()),
-            Change::Service(name, _) => Self::Service(name.clone()),
-            Change::Endpoint(name, _) => Self::Endpoint(name.clone()),
-            Change::OwnHost(_) => Self::OwnHost,
+impl Held {
+    const fn key(&self) -> Key<'_> {
+        match &self.0 {
+            Change::Namespace(name, _) => Key::Namespace(name.as_str()),
+            Change::Pod(name, _) => Key::Pod(name),
+            Change::Policy(name, _) => Key::Policy(name),
+            Change::Service(name, _) => Key::Service(name),
+            Change::Endpoint(name, _) => Key::Endpoint(name),
+            Change::OwnHost(_) => Key::OwnHost,
         }
+    }
+}
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Held {}
+
+impl Hash for Held {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
     }
 }
 
 impl Gate {
     /// Closed until every one of these kinds is complete.
     pub(super) fn new(kinds: impl IntoIterator<Item = Kind>) -> Self {
-        Self { missing: kinds.into_iter().collect(), held: HashMap::new(), passing: Vec::new() }
+        Self { missing: kinds.into_iter().collect(), held: HashSet::new(), passing: Vec::new() }
     }
 
     /// True once all first lists are complete.
@@ -71,9 +91,9 @@ impl Gate {
         for change in changes {
             // Of what comes and goes while it is closed nobody has heard, and there may be no end of it.
             if is_removal(&change) {
-                self.held.remove(&Key::of(&change));
+                self.held.remove(&Held(change));
             } else {
-                self.held.insert(Key::of(&change), change);
+                self.held.replace(Held(change));
             }
         }
     }
@@ -86,7 +106,7 @@ impl Gate {
             return Vec::new();
         }
         let held = std::mem::take(&mut self.held);
-        let mut changes: Vec<Change> = held.into_values().collect();
+        let mut changes: Vec<Change> = held.into_iter().map(|Held(change)| change).collect();
         changes.append(&mut self.passing);
         changes.sort_by_key(rank);
         changes

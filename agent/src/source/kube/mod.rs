@@ -24,6 +24,7 @@
 mod client;
 mod events;
 mod gate;
+mod needed;
 mod pace;
 mod services;
 mod store;

@@ -1,5 +1,5 @@
 //! Objects on the wire: converted while they are read, so that nothing but what compile needs is ever
-//! kept of a list or an event.
+//! kept of a list or an event. What no conversion looks at is passed over ([`needed`]).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::de::{Deserialize, Deserializer, Error as _};
+use serde::de::{Deserialize, DeserializeSeed as _, Deserializer, Error as _};
 use serde_json::Value;
 
+use super::needed;
 use crate::convert::arrival::{self, Arrival};
 use crate::manifest::kinds::Kind;
 
@@ -55,6 +56,9 @@ pub(super) struct Object {
     pub(super) arrival: Arrival,
 }
 
+/// Where [`Object::runtime_uid`] is; `/` is `~1` in a JSON pointer (RFC 6901).
+const RUNTIME_UID: &str = "/metadata/annotations/kubernetes.io~1config.hash";
+
 /// An [`Object`] of the API's kind `T`, as kube-rs wants it.
 pub(super) struct Wire<T> {
     /// What the watch itself needs: the resource version.
@@ -84,9 +88,9 @@ impl<T> fmt::Debug for Wire<T> {
 
 impl<'de, T: Watched> Deserialize<'de> for Wire<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
+        let value = needed::of(T::KIND).deserialize(deserializer)?;
         let text = |field: &str| {
-            let found = value.pointer(&format!("/metadata/{field}"));
+            let found = value.get("metadata").and_then(|metadata| metadata.get(field));
             found.and_then(Value::as_str).map(str::to_owned)
         };
         let name = arrival::name(T::KIND, &value)
@@ -96,8 +100,7 @@ impl<'de, T: Watched> Deserialize<'de> for Wire<T> {
         let object = Object {
             name: name.into(),
             uid: text("uid").unwrap_or_default().into(),
-            // `/` is `~1` in a JSON pointer (RFC 6901).
-            runtime_uid: text("annotations/kubernetes.io~1config.hash").map(Into::into),
+            runtime_uid: value.pointer(RUNTIME_UID).and_then(Value::as_str).map(Into::into),
             arrival: arrival::read(T::KIND, &value),
         };
         Ok(Self { metadata, object, kind: PhantomData })
