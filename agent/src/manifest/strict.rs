@@ -39,7 +39,7 @@ pub fn decode_loosely<T: DeserializeOwned>(value: &Value) -> Result<T, Fault> {
 }
 
 /// Like [`decode_loosely`], but a field whose type is wrong counts as absent, and each is a fault;
-/// `None` where nothing is left, or more than [`WRONG_FIELDS`] are wrong.
+/// `None` where nothing is left, or dozens are wrong.
 pub fn decode_what_can_be<T: DeserializeOwned>(value: &Value) -> (Option<T>, Vec<Fault>) {
     let mut rest = Cow::Borrowed(value);
     let mut faults = Vec::new();
@@ -56,7 +56,7 @@ pub fn decode_what_can_be<T: DeserializeOwned>(value: &Value) -> (Option<T>, Vec
     }
 }
 
-/// See [`decode_what_can_be`]: each costs another reading of the object.
+/// Fields of a wrong type in an object that is read all the same; each costs another reading of it.
 const WRONG_FIELDS: usize = 32;
 
 fn fault(error: serde_path_to_error::Error<serde_json::Error>) -> Fault {
