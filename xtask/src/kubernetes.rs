@@ -194,6 +194,29 @@ mod tests {
     }
 
     #[test]
+    fn what_was_built_is_current_and_what_was_broken_off_is_not() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a directory");
+        let compiler = |text: &str| {
+            let path = folder.path().join("go");
+            fs::write(&path, text).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+            path
+        };
+        // Like Go: what `-o` names is made; `$4` is the `-o` of `build -ldflags FLAGS -o FILE`.
+        let good = compiler("#!/bin/sh\n[ \"$4\" = -o ] && echo \"$3\" > \"$5\"\n");
+        build_all(&good, folder.path(), "sources").expect("built");
+        assert!(is_current(folder.path(), "sources"));
+        let built = fs::read_to_string(folder.path().join("etcd")).expect("built");
+        assert_eq!(built.trim(), linker_flags());
+        let bad = compiler("#!/bin/sh\nexit 1\n");
+        build_all(&bad, folder.path(), "other sources").expect_err("it fails");
+        for sources in ["sources", "other sources"] {
+            assert!(!is_current(folder.path(), sources));
+        }
+    }
+
+    #[test]
     fn two_do_not_build_at_a_time() {
         let cache = tempfile::tempdir().expect("a directory");
         let first = lock(cache.path()).expect("locked");

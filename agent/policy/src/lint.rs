@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::model::{
-    Direction, Namespaces, Peer, Peers, PodName, PodSelector, Policy, PolicyKind, PolicyName,
+    Direction, Namespaces, Peer, Peers, Pod, PodName, PodSelector, Policy, PolicyKind, PolicyName,
     PortMatch, Ports, Protocol, Rule, ServiceName, World, direction_label,
 };
 use crate::oracle::selects_pod;
@@ -135,9 +135,8 @@ fn unresolved(
     protocol: Protocol,
     name: &str,
 ) -> Option<String> {
-    let is_chosen = |pod_name, pod| selectors.iter().any(|s| selects_pod(world, s, pod_name, pod));
     let (mut is_about_some, mut other) = (false, None);
-    for (_, pod) in world.pods.iter().filter(|(name, pod)| is_chosen(name, pod)) {
+    for pod in selectors.iter().flat_map(|selector| selected(world, selector)) {
         is_about_some = true;
         for port in pod.ports.iter().filter(|port| port.name == name) {
             if port.protocol == protocol {
@@ -152,6 +151,22 @@ fn unresolved(
             format!("`{name}` is a {other} port, not {protocol}: it matches nothing")
         }
     })
+}
+
+/// The pods that a selector selects. Those of other namespaces than its only one are not looked at.
+fn selected<'w>(
+    world: &'w World,
+    selector: &'w PodSelector,
+) -> impl Iterator<Item = &'w Pod> + use<'w> {
+    let only = match &selector.namespaces {
+        Namespaces::Named(namespace) => Some(namespace),
+        Namespaces::Matching(_) => None,
+    };
+    let first = PodName { namespace: only.cloned().unwrap_or_default(), name: String::new() };
+    let pods = world.pods.range(first..);
+    let pods = pods.take_while(move |(name, _)| only.is_none_or(|only| name.namespace == *only));
+    let pods = pods.filter(|(name, pod)| selects_pod(world, selector, name, pod));
+    pods.map(|(_, pod)| pod)
 }
 
 /// Blocks that are a service's address: policy judges the backend, so they match nothing in egress,
@@ -185,7 +200,7 @@ fn blocks<'r>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Action, Block, NamedPort, Pod, Selector, Service, Tier};
+    use crate::model::{Action, Block, NamedPort, Selector, Service, Tier};
 
     fn world(direction: Direction, rule: Rule) -> World {
         let mut world = World::default();
@@ -261,9 +276,15 @@ mod tests {
             assert_eq!(fields(direction, "metrics", &[name("elsewhere")]), nothing);
         }
         let mut world = world(Direction::Ingress, to_port(Protocol::Tcp, "metrics"));
-        // Another pod of those that the policy is about has it.
         let ports = vec![NamedPort { name: "metrics".into(), protocol: Protocol::Tcp, port: 1 }];
-        world.pods.insert(name("b"), Pod { ports, ..Pod::default() });
+        let having = Pod { ports, ..Pod::default() };
+        // Pods of other namespaces, on both sides of the policy's own, are none of its.
+        for namespace in ["w", "y"] {
+            let name = PodName { namespace: namespace.to_owned(), name: "b".to_owned() };
+            world.pods.insert(name, having.clone());
+        }
+        assert_eq!(unresolved_ports(&world, [name("a")].iter()).len(), 1);
+        world.pods.insert(name("b"), having);
         assert_eq!(unresolved_ports(&world, [name("a")].iter()), []);
     }
 

@@ -40,7 +40,7 @@ pub fn decode_loosely<T: DeserializeOwned>(value: &Value) -> Result<T, Fault> {
 }
 
 /// Like [`decode_loosely`], but a field whose type is wrong counts as absent, and each is a fault;
-/// `None` where nothing is left, or more than [`WRONG_FIELDS`] are wrong.
+/// `None` where nothing is left, or dozens are wrong.
 pub fn decode_what_can_be<T: DeserializeOwned>(value: &Value) -> (Option<T>, Vec<Fault>) {
     if let Ok(typed) = T::deserialize(value) {
         return (Some(typed), Vec::new());
@@ -60,7 +60,7 @@ pub fn decode_what_can_be<T: DeserializeOwned>(value: &Value) -> (Option<T>, Vec
     }
 }
 
-/// See [`decode_what_can_be`]: each costs another reading of the object.
+/// Fields of a wrong type in an object that is read all the same; each costs another reading of it.
 const WRONG_FIELDS: usize = 32;
 
 fn fault(error: serde_path_to_error::Error<serde_json::Error>) -> Fault {
