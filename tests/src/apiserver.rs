@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-pub use self::cluster::cluster;
+pub use self::cluster::{cluster, shipped};
 pub use self::objects::{allow, namespace, node, pod};
 pub use self::watcher::Watcher;
 

@@ -1,5 +1,7 @@
 //! A node with two pods and the API server that knows them: what tests of the agent begin with.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::{ApiServer, allow, assets_or_say_so, namespace, node, pod};
@@ -26,7 +28,7 @@ pub fn cluster(binary: &str) -> Option<(Node, ApiServer)> {
     server.apply_pod(pod("client", NODE, CLIENT, "client"));
     server.apply_pod(pod("server", NODE, SERVER, "server"));
     server.apply(allow("allow-clients", "server", "client", OPEN));
-    for object in shipped_rights() {
+    for object in shipped("rbac.yaml") {
         server.apply(object);
     }
     let kubeconfig = server.kubeconfig("agent", &server.token(ACCOUNT));
@@ -34,10 +36,13 @@ pub fn cluster(binary: &str) -> Option<(Node, ApiServer)> {
     Some((machine, server))
 }
 
-/// The rights that are shipped, object by object.
-fn shipped_rights() -> Vec<Value> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/rbac.yaml");
-    let text = std::fs::read_to_string(path).expect("deploy/rbac.yaml");
+/// The objects of a manifest in deploy/, as they are shipped.
+///
+/// # Panics
+/// Where there is no such file, or it is no YAML.
+pub fn shipped(file: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file);
+    let text = std::fs::read_to_string(path).expect(file);
     let documents = sluice::manifest::yaml::documents(&text).into_iter();
     documents.map(|document| document.expect("YAML").value()).collect()
 }

@@ -16,6 +16,7 @@ const AT_ONCE: usize = 32;
 /// The API's name for a kind's collection and its group.
 fn resource(kind: &str) -> ApiResource {
     let (group, version) = match kind {
+        "DaemonSet" => ("apps", "v1"),
         "NetworkPolicy" => ("networking.k8s.io", "v1"),
         "EndpointSlice" => ("discovery.k8s.io", "v1"),
         "Event" => ("events.k8s.io", "v1"),
