@@ -250,7 +250,7 @@ impl Hub {
                 events.push(Event::Objects(outcome));
             }
         }
-        self.told = Some(revision).filter(|_| self.gate.is_open());
+        self.told = Some(revision);
         if self.gate.is_open() && !std::mem::replace(&mut self.synced, true) {
             events.push(Event::Synced);
         }
