@@ -11,7 +11,7 @@
 //! 6. Only then places that were given up are free for others.
 //!
 //! A pod that the source no longer has, or whose namespace is not mounted any more, is enforced as long
-//! as its interface is there ([`place`]).
+//! as its interface is there (`place`).
 //!
 //! Nothing is written before the source's first full list is through. A step that fails leaves what
 //! was enforced in force, and all of it is done again, compared with the kernel read afresh.

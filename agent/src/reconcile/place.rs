@@ -11,7 +11,7 @@
 //!   while no agent ran: closed in both directions.
 //! * **A pod more than there are places**: closed in both directions if a policy isolates it in any,
 //!   together with others like it, in a slot that is kept for that.
-//! * **A namespace with a local pod's address that is nobody's** ([`crate::endpoint::assign`]): closed
+//! * **A namespace with a local pod's address that is nobody's** ([`crate::endpoint::assign()`]): closed
 //!   in both directions.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -256,7 +256,7 @@ impl Hub {
                 events.push(Event::Objects(outcome));
             }
         }
-        self.told = self.gate.is_open().then_some(revision);
+        self.told = Some(revision);
         if self.gate.is_open() && !std::mem::replace(&mut self.synced, true) {
             events.push(Event::Synced);
         }
