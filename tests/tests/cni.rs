@@ -208,7 +208,7 @@ fn an_agent_keeps_the_plugin_in_the_configuration_and_the_command_removes_it() {
 
     node.write("nothing.yaml", "");
     let mut command = node.agent_command();
-    command.arg("--cni-conf-dir").arg(&conf);
+    command.arg("--cni-conf-dir").arg(&conf).arg("--cni-bin-dir").arg(&bin);
     let mut agent = command.stderr(std::process::Stdio::null()).spawn().expect("started");
     let is_named = || fs::read_to_string(&list).expect("read").contains("sluice-cni");
     for round in 0..2 {

@@ -143,6 +143,8 @@ fn promtool_finds_nothing_wrong_and_every_metric_is_there() {
         "sluice_apply_duration_seconds",
         "sluice_event_to_enforced_seconds",
         "sluice_pod_start_to_enforced_seconds",
+        "sluice_cni_add_seconds",
+        "sluice_learned_connections_total",
         "sluice_build_info",
     ];
     assert_eq!(described, expected);

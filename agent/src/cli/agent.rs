@@ -17,8 +17,9 @@ use sluice_policy::model::PodName;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use super::cni::{DEFAULT_BIN_DIR, EntryArguments};
 use super::{Failure, need_root};
-use crate::cni::{self, conflist, spec};
+use crate::cni;
 use crate::control;
 use crate::datapath::attach::Backend;
 use crate::datapath::enforcer::{self, Enforcer};
@@ -113,6 +114,11 @@ pub struct AgentArguments {
     /// (`sluice cni install` puts the plugin's file in place)
     #[arg(long, value_name = "DIR", env = "SLUICE_CNI_CONF_DIR")]
     cni_conf_dir: Option<PathBuf>,
+    /// Directory of CNI plugins: while ours is not there, no network configuration is made to name it
+    #[arg(long, value_name = "DIR", env = "SLUICE_CNI_BIN_DIR", default_value = DEFAULT_BIN_DIR)]
+    cni_bin_dir: PathBuf,
+    #[command(flatten)]
+    cni_entry: EntryArguments,
     /// Log every packet of one pod, with the verdict; costs speed for all
     #[arg(long, value_name = "NS/POD", env = "SLUICE_TRACE")]
     trace: Option<PodArg>,
@@ -330,8 +336,9 @@ async fn enforce(args: &AgentArguments, node: &str, origin: Origin) -> anyhow::R
         Reconciler::new(enforcer, node.to_owned(), args.state_dir.clone(), notes, slots)
             .with_site(site(args));
     if let Some(directory) = &args.cni_conf_dir {
-        let entry = conflist::entry(&args.state_dir, spec::DEFAULT_TIMEOUT_SECONDS);
-        cni::watch::start(directory.clone(), entry);
+        let (configurations, plugins) = (directory.clone(), args.cni_bin_dir.clone());
+        let directories = cni::watch::Directories { configurations, plugins };
+        cni::watch::start(directories, args.cni_entry.entry());
     }
     let source = origin.start(node)?;
     tracing::info!(node, source = source.name, "enforcing");

@@ -8,7 +8,10 @@ use super::agent::DEFAULT_STATE_DIR;
 use super::{Failure, print};
 use crate::cni::conflist::{self, Present};
 use crate::cni::install::{self, InstallError, Outcome};
-use crate::cni::spec::DEFAULT_TIMEOUT_SECONDS;
+use crate::cni::spec::{DEFAULT_TIMEOUT_SECONDS, TIMEOUT_SECONDS_MAX};
+
+/// Where runtimes look for plugins while nobody says otherwise.
+pub const DEFAULT_BIN_DIR: &str = "/opt/cni/bin";
 
 /// Has pods start only when their policies are in force.
 ///
@@ -41,7 +44,7 @@ struct Directories {
     #[arg(long, value_name = "DIR", env = "SLUICE_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
     cni_conf_dir: PathBuf,
     /// Directory of plugins
-    #[arg(long, value_name = "DIR", env = "SLUICE_CNI_BIN_DIR", default_value = "/opt/cni/bin")]
+    #[arg(long, value_name = "DIR", env = "SLUICE_CNI_BIN_DIR", default_value = DEFAULT_BIN_DIR)]
     cni_bin_dir: PathBuf,
 }
 
@@ -49,18 +52,37 @@ struct Directories {
 struct InstallArguments {
     #[command(flatten)]
     directories: Directories,
-    /// State directory of the agent, as the node sees it
-    #[arg(long, value_name = "DIR", env = "SLUICE_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
-    state_dir: PathBuf,
+    #[command(flatten)]
+    entry: EntryArguments,
+}
+
+/// What the plugin's entry in the network configuration says.
+#[derive(Debug, Args)]
+pub struct EntryArguments {
+    /// State directory of the agent as the node sees it, whatever it is called where the agent runs
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "SLUICE_CNI_STATE_DIR",
+        default_value = DEFAULT_STATE_DIR
+    )]
+    cni_state_dir: PathBuf,
     /// Seconds that a pod's start waits for its policies before it fails
     #[arg(
         long,
         value_name = "SECONDS",
         env = "SLUICE_CNI_TIMEOUT",
         default_value_t = DEFAULT_TIMEOUT_SECONDS,
-        value_parser = clap::value_parser!(u64).range(1..=120)
+        value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_SECONDS_MAX)
     )]
-    timeout: u64,
+    cni_timeout: u64,
+}
+
+impl EntryArguments {
+    /// The entry, as text.
+    pub fn entry(&self) -> String {
+        conflist::entry(&self.cni_state_dir, self.cni_timeout)
+    }
 }
 
 /// Installs or removes.
@@ -79,7 +101,7 @@ fn install(arguments: &InstallArguments) -> Result<(), Failure> {
     let Directories { cni_conf_dir, cni_bin_dir } = &arguments.directories;
     // The configuration names the plugin: it must be there first.
     let plugin = install::binary(cni_bin_dir).map_err(failure)?;
-    let entry = conflist::entry(&arguments.state_dir, arguments.timeout);
+    let entry = arguments.entry.entry();
     let outcome = install::add(cni_conf_dir, &entry, Present::IsReplaced).map_err(failure)?;
     let plugin = plugin.display();
     let text = match outcome {
@@ -102,7 +124,9 @@ fn uninstall(directories: &Directories) -> Result<(), Failure> {
     for path in install::remove(cni_conf_dir).map_err(failure)? {
         print(&format!("{} is without the plugin\n", path.display()))?;
     }
-    install::remove_binary(cni_bin_dir).map_err(failure)
+    install::remove_binary(cni_bin_dir).map_err(failure)?;
+    // An agent that keeps the entry may have added it meanwhile; without the plugin it adds none.
+    install::remove(cni_conf_dir).map(drop).map_err(failure)
 }
 
 fn failure(error: InstallError) -> Failure {

@@ -1,17 +1,17 @@
 //! The plugin's file, and our entry in the network configuration of a node.
 //!
-//! A runtime takes the first file of its configuration directory (by name, of those that end in `.conf`,
-//! `.conflist` or `.json`). Our entry goes into that one:
+//! A runtime takes the first file of its configuration directory (by name, of those that end in
+//! `.conf`, `.conflist` or `.json`). Our entry goes into that one:
 //!
 //! * A list gets it behind its other plugins; everything else of its text stays.
-//! * A configuration of one plugin becomes a list, `NAME.conf` → `NAME.conflist`, that contains its text.
-//!   The file itself is kept as `NAME.conf.sluice-saved`, which no runtime reads, and comes back when the
-//!   entry is removed.
+//! * A configuration of one plugin becomes a list, `NAME.conf` → `NAME.conflist`, that contains its
+//!   text. The file itself is kept as `NAME.conf.sluice-saved`, which no runtime reads, and comes back
+//!   when the entry is removed.
 //! * What cannot be read is left alone, and named.
 //!
-//! Every file is written beside its place and renamed into it, with the mode and owner of the one before:
-//! a runtime sees the old one or the new one. The plugin's own file is there before the entry is, and
-//! longer.
+//! Every file is written beside its place and renamed into it, with the mode and owner of the one
+//! before: a runtime sees the old one or the new one. The plugin's own file is there before the entry
+//! is, and longer.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};

@@ -21,7 +21,7 @@ pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 pub const DEFAULT_TIMEOUT_SECONDS: u64 = 10;
 
 /// The longest that it may be told to: runtimes give a pod's start minutes, not hours.
-const TIMEOUT_SECONDS_MAX: u64 = 120;
+pub const TIMEOUT_SECONDS_MAX: u64 = 120;
 
 /// Error codes of the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::NAME;
 use super::conflist::Present;
 use super::install::{self, Outcome};
 
@@ -12,23 +13,41 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// The longest pause between two writes.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// Adds `entry` to the first configuration of `directory` whenever it is not there, until the runtime
-/// ends. An entry that says something else stays as it is.
-pub fn start(directory: PathBuf, entry: String) {
+/// Where container runtimes look.
+#[derive(Clone, Debug)]
+pub struct Directories {
+    /// For network configurations.
+    pub configurations: PathBuf,
+    /// For plugins.
+    pub plugins: PathBuf,
+}
+
+/// Adds `entry` to the first configuration whenever it is not there, until the runtime ends. An entry
+/// that says something else stays as it is. Without the plugin's file nothing is added: no pod would
+/// start by such a configuration.
+pub fn start(directories: Directories, entry: String) {
     tokio::spawn(async move {
         let mut keeper = Keeper { pace: Pace::default(), said: None };
         loop {
             tokio::time::sleep(keeper.pace.next()).await;
-            let (directory, entry) = (directory.clone(), entry.clone());
-            let look = move || {
-                let outcome = install::add(&directory, &entry, Present::Stays);
-                (directory, outcome.map_err(|error| error.to_string()))
-            };
+            let (of, entry) = (directories.clone(), entry.clone());
+            let looked = tokio::task::spawn_blocking(move || look(&of, &entry)).await;
             // It fails only if the runtime is shutting down or the look has panicked.
-            let Ok((directory, outcome)) = tokio::task::spawn_blocking(look).await else { return };
-            keeper.note(&directory, outcome);
+            let Ok(outcome) = looked else { return };
+            keeper.note(&directories.configurations, outcome);
         }
     });
+}
+
+/// Looks once.
+fn look(directories: &Directories, entry: &str) -> Result<Outcome, String> {
+    let plugin = directories.plugins.join(NAME);
+    if !plugin.exists() {
+        let plugin = plugin.display();
+        return Err(format!("{plugin} is not there; `sluice cni install` puts it there"));
+    }
+    let outcome = install::add(&directories.configurations, entry, Present::Stays);
+    outcome.map_err(|error| error.to_string())
 }
 
 #[derive(Debug)]
@@ -100,6 +119,22 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_names_a_plugin_that_is_not_there() {
+        const LIST: &str = r#"{"name":"n","plugins":[{"type":"ptp"}]}"#;
+        const ENTRY: &str = r#"{"type":"sluice-cni"}"#;
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("10-n.conflist");
+        let both = directory.path().to_path_buf();
+        let directories = Directories { configurations: both.clone(), plugins: both };
+        std::fs::write(&path, LIST).expect("written");
+        let error = look(&directories, ENTRY).expect_err("no plugin");
+        assert!(error.contains("sluice cni install"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), LIST);
+        std::fs::write(directory.path().join(NAME), "").expect("written");
+        assert_eq!(look(&directories, ENTRY), Ok(Outcome::Written(path)));
+    }
 
     #[test]
     fn who_takes_the_entry_out_again_and_again_is_answered_later_and_later() {

@@ -1,12 +1,12 @@
 //! Addresses that pods have before their objects say so.
 //!
-//! The CNI plugin tells which addresses a pod has just got. The kubelet writes them into the pod's object
-//! only when the pod runs, and until then the object may still name those of a sandbox before. So what the
-//! plugin has said counts for as long as the object says what it said then; when that changes, the object
-//! counts again.
+//! The CNI plugin tells which addresses a pod has just got. The kubelet writes them into the pod's
+//! object only when the pod runs, and until then the object may still name those of a sandbox before.
+//! So what the plugin has said counts for as long as the object says what it said then; when that
+//! changes, the object counts again.
 //!
-//! Of two pods with one address the one that got it last has it: the runtime gives an address away only
-//! when its former owner has lost it.
+//! Of two pods with one address the one that got it last has it: the runtime gives an address away
+//! only when its former owner has lost it.
 //!
 //! Noted on disk, so that a pod which starts while agents change is not left open in between.
 
