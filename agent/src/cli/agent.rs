@@ -17,6 +17,7 @@ use sluice_policy::model::PodName;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use super::lifetimes::LifetimeArgs;
 use super::{Failure, need_root};
 use crate::control;
 use crate::datapath::attach::Backend;
@@ -111,6 +112,8 @@ pub struct AgentArguments {
     /// Form of the log lines on standard error
     #[arg(long, value_name = "FORMAT", env = "SLUICE_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
+    #[command(flatten)]
+    lifetimes: LifetimeArgs,
     /// Remove programs, pins and notes: nothing is enforced on this node any more
     #[arg(long)]
     uninstall: bool,
@@ -264,7 +267,7 @@ async fn enforce(args: &AgentArguments, node: &str, origin: Origin) -> anyhow::R
         Some(PodArg(pod)) => NonZeroU32::new(slots.reserve(pod.clone())?),
         None => None,
     };
-    let mut enforcer = Enforcer::open(pins, Backend::detect(), trace_slot)?;
+    let mut enforcer = Enforcer::open(pins, Backend::detect(), trace_slot, args.lifetimes.into())?;
     let notes = match notes {
         Some(notes) if is_older(&notes, &mut enforcer)? => {
             tracing::warn!("the notes are older than the kernel tables; going on without");
