@@ -13,7 +13,7 @@
 //! A flow is judged when it opens, and again at its next packet once the tables have changed: always
 //! in the direction of its *initiator*, because that is whose connection it is.
 
-use crate::abi::{Direction, Flow, FlowKey, FlowState, RULE_DEFAULT, RuleId};
+use crate::abi::{Direction, Flow, FlowKey, FlowState, Lifetimes, RULE_DEFAULT, RuleId};
 use crate::parse::{Packet, Transport, protocol, sctp_chunk, tcp_flag};
 
 /// The kernel's tick counter (`bpf_jiffies64`) and its rate.
@@ -26,30 +26,35 @@ pub struct Clock {
 }
 
 /// Seconds after its last packet for which a flow is remembered.
-///
-/// | | opening | answered | established | closing |
-/// |---|---|---|---|---|
-/// | TCP, SCTP | 60 | 60 | 432,000 (5 days) | 120 |
-/// | UDP | 30 | 180 | 180 | – |
-/// | echo | 30 | 30 | 30 | – |
-///
-/// Five days because the kernel's own connection tracking, and with it the NAT before us, keeps
-/// established connections as long; 120 s is twice the maximum segment lifetime of RFC 9293; UDP is
-/// above the two minutes that RFC 4787 demands. A revoked flow is remembered as one that is opening:
-/// that outlasts the retransmissions that could open it again.
 #[inline(always)]
-pub const fn lifetime_seconds(protocol: u32, state: u32) -> u32 {
+pub const fn lifetime_seconds(protocol: u32, state: u32, lifetimes: &Lifetimes) -> u32 {
     const ESTABLISHED: u32 = FlowState::Established as u32;
     const ANSWERED: u32 = FlowState::Answered as u32;
     const CLOSING: u32 = FlowState::Closing as u32;
     let is_connection = protocol == protocol::TCP as u32 || protocol == protocol::SCTP as u32;
     match state {
-        ESTABLISHED if is_connection => 432_000,
-        ESTABLISHED | ANSWERED if protocol == protocol::UDP as u32 => 180,
-        CLOSING => 120,
-        _ if is_connection => 60,
-        _ => 30,
+        ESTABLISHED if is_connection => lifetimes.established,
+        CLOSING if is_connection => lifetimes.closing,
+        _ if is_connection => lifetimes.opening,
+        ESTABLISHED | ANSWERED if protocol == protocol::UDP as u32 => lifetimes.udp,
+        _ if protocol == protocol::UDP as u32 => lifetimes.udp_opening,
+        _ => lifetimes.echo,
     }
+}
+
+/// The second (jiffies / HZ, truncated) of a time in jiffies.
+#[inline(always)]
+pub const fn second(jiffies: u64, rate: u32) -> u32 {
+    // A rate is never 0; the kernel's verifier and the compiler want to see it.
+    let rate = if rate == 0 { 1 } else { rate as u64 };
+    (jiffies / rate) as u32
+}
+
+/// The second (jiffies / HZ, truncated) in which a flow is over if it stays silent; or the next one.
+#[inline(always)]
+pub const fn deadline(flow: &Flow, key: &FlowKey, rate: u32, lifetimes: &Lifetimes) -> u32 {
+    let lifetime = lifetime_seconds(key.protocol, flow.state, lifetimes) as u64;
+    (second(flow.last_seen, rate) as u64 + lifetime + 1) as u32
 }
 
 /// Key of the flow that the packet belongs to, seen from the pod in `direction`; `None` for packets
@@ -120,8 +125,9 @@ pub fn known(
     direction: Direction,
     generation: u32,
     clock: Clock,
+    lifetimes: &Lifetimes,
 ) -> Known {
-    if is_over(flow, key, clock) {
+    if is_over(flow, key, clock, lifetimes) {
         return Known::First;
     }
     if opens(packet) && !continues_opening(flow) {
@@ -214,8 +220,8 @@ pub const fn to_itself(generation: u32, clock: Clock) -> Flow {
 /// True for a live flow that the pod's own packets opened. The key must be that of a packet to the
 /// pod's own address, as seen when the pod sent it.
 #[inline(always)]
-pub const fn is_own(flow: &Flow, key: &FlowKey, clock: Clock) -> bool {
-    flow.initiator == Direction::Egress as u32 && !is_over(flow, key, clock)
+pub const fn is_own(flow: &Flow, key: &FlowKey, clock: Clock, lifetimes: &Lifetimes) -> bool {
+    flow.initiator == Direction::Egress as u32 && !is_over(flow, key, clock, lifetimes)
 }
 
 /// True for what no policy can take back: the node's own flows, and those of the pod to itself.
@@ -228,9 +234,9 @@ const fn passes_for_good(flow: &Flow) -> bool {
 /// Silent for longer than its lifetime. A clock that seems to run backwards (another CPU's view of
 /// it) is not silence.
 #[inline(always)]
-pub const fn is_over(flow: &Flow, key: &FlowKey, clock: Clock) -> bool {
+pub const fn is_over(flow: &Flow, key: &FlowKey, clock: Clock, lifetimes: &Lifetimes) -> bool {
     let silent = clock.now.saturating_sub(flow.last_seen);
-    silent > lifetime_seconds(key.protocol, flow.state) as u64 * clock.rate as u64
+    silent > lifetime_seconds(key.protocol, flow.state, lifetimes) as u64 * clock.rate as u64
 }
 
 /// True for a packet that changes nothing about an established flow but the time it was seen.
@@ -278,15 +284,6 @@ const fn continues_opening(flow: &Flow) -> bool {
     flow.state == FlowState::Opening as u32 || flow.state == FlowState::Answered as u32
 }
 
-/// True where a packet in `direction`, which made `next` of `before`, shows that both ends want the
-/// flow: each has answered the other. A connection that was open before it was first seen is wanted by
-/// both once the other end goes on with it.
-#[inline(always)]
-pub const fn is_wanted(before: &Flow, next: &Flow, direction: Direction) -> bool {
-    const ESTABLISHED: u32 = FlowState::Established as u32;
-    next.state == ESTABLISHED && (before.state != ESTABLISHED || direction as u32 != next.initiator)
-}
-
 /// With the time noted, at most once a second.
 #[inline(always)]
 pub const fn seen(mut flow: Flow, clock: Clock) -> Flow {
@@ -296,8 +293,8 @@ pub const fn seen(mut flow: Flow, clock: Clock) -> Flow {
     flow
 }
 
-/// Both sides have sent a FIN.
-const BOTH_CLOSED: u32 = Flow::FLAG_FIN_INGRESS | Flow::FLAG_FIN_EGRESS;
+/// Bits of [`Flow::flags`]: both sides have sent a FIN.
+pub const BOTH_CLOSED: u32 = Flow::FLAG_FIN_INGRESS | Flow::FLAG_FIN_EGRESS;
 
 /// False for the repetition of a first packet.
 #[inline(always)]
@@ -309,14 +306,25 @@ const fn answers(packet: &Packet) -> bool {
     }
 }
 
-/// The state after a packet of the flow.
+/// What is over is wanted no more.
+#[inline(always)]
+const fn close(flow: &mut Flow) {
+    flow.state = FlowState::Closing as u32;
+    flow.flags &= !Flow::FLAG_WANTED;
+}
+
+/// The flow after a packet of it.
 #[inline(always)]
 const fn advance(mut flow: Flow, packet: &Packet, direction: Direction) -> Flow {
     let is_initiator = direction as u32 == flow.initiator;
-    if flow.state == FlowState::Opening as u32 && !is_initiator {
+    if flow.state == FlowState::Established as u32 && !is_initiator {
+        // It was open before it was first seen, and the other end goes on with it.
+        flow.flags |= Flow::FLAG_WANTED;
+    } else if flow.state == FlowState::Opening as u32 && !is_initiator {
         flow.state = FlowState::Answered as u32;
     } else if flow.state == FlowState::Answered as u32 && is_initiator && answers(packet) {
         flow.state = FlowState::Established as u32;
+        flow.flags |= Flow::FLAG_WANTED;
     }
     match packet.transport {
         Transport::Tcp { flags } => {
@@ -329,12 +337,10 @@ const fn advance(mut flow: Flow, packet: &Packet, direction: Direction) -> Flow 
             // A connection that one side has closed may live on for as long as the other likes (RFC
             // 9293 section 3.6).
             if flow.flags & BOTH_CLOSED == BOTH_CLOSED || flags & tcp_flag::RST != 0 {
-                flow.state = FlowState::Closing as u32;
+                close(&mut flow);
             }
         }
-        Transport::Sctp { chunk } if ends_association(chunk) => {
-            flow.state = FlowState::Closing as u32;
-        }
+        Transport::Sctp { chunk } if ends_association(chunk) => close(&mut flow),
         _ => {}
     }
     flow

@@ -3,6 +3,7 @@
 //! * [`abi`]: the layout of every kernel table, with its byte order;
 //! * [`parse`]: the packet parser, one implementation for the kernel, the fuzzers and the benches;
 //! * [`flow`]: connection tracking as a pure transition function;
+//! * [`bucket`]: where a flow lies in the table, and which one gives way to another;
 //! * [`fragment`]: what later fragments are judged by;
 //! * [`decide`]: the order of table look-ups that turns a packet into a verdict;
 //! * [`reason`]: why a packet passed or was dropped.
@@ -12,6 +13,7 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod abi;
+pub mod bucket;
 pub mod decide;
 pub mod flow;
 pub mod fragment;

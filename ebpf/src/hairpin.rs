@@ -48,12 +48,10 @@ fn port(scene: &Scene) -> u32 {
 #[inline(always)]
 pub(crate) fn mark(scene: &Scene, skb: &Skb) {
     let port = port(scene);
-    if port == 0 {
-        return;
-    }
+    let Some(key) = note_key(scene, skb).filter(|_| port != 0) else { return };
     let note = HairpinNote { noted: scene.clock.now, port, reserved: 0 };
     // Without the note the packet is judged by policy when it comes back.
-    let _ = maps::HAIRPIN_NOTES.insert(&note_key(scene, skb), &note, 0);
+    let _ = maps::HAIRPIN_NOTES.insert(&key, &note, 0);
     if STAMP_IN_MARK.load() == 0 {
         skb.set_tc_index(scene.slot);
     } else {
@@ -71,7 +69,7 @@ pub(crate) fn has_returned(scene: &Scene, skb: &Skb) -> bool {
     if stamp != scene.slot {
         return false;
     }
-    let key = note_key(scene, skb);
+    let Some(key) = note_key(scene, skb) else { return false };
     // SAFETY: only these programs write it, whole elements; one that is evicted and used again under
     // this look is another note of a pod that reaches itself, with a time and a port of its own.
     let Some(note) = (unsafe { maps::HAIRPIN_NOTES.get(&key) }) else { return false };
@@ -82,8 +80,10 @@ pub(crate) fn has_returned(scene: &Scene, skb: &Skb) -> bool {
         && Hairpin::leads_to(port, scene.packet.decision_port())
 }
 
+/// Key of the packet's note. A packet without the word, such as a datagram without data, has none: it
+/// could not be told from anybody else's.
 #[inline(always)]
-fn note_key(scene: &Scene, skb: &Skb) -> HairpinNoteKey {
+fn note_key(scene: &Scene, skb: &Skb) -> Option<HairpinNoteKey> {
     let Packet { transport, transport_offset, protocol, .. } = scene.packet;
     // Where the word is that `HairpinNoteKey::token` names.
     let place = match transport {
@@ -91,7 +91,6 @@ fn note_key(scene: &Scene, skb: &Skb) -> HairpinNoteKey {
         Transport::Sctp { chunk: sctp_chunk::INIT } => 16,
         _ => 4,
     };
-    // A datagram without data has none.
-    let token = skb.words::<1>(transport_offset + place).map_or(0, |words| words[0]);
-    HairpinNoteKey { epoch: scene.endpoint.epoch, protocol: u32::from(protocol), token }
+    let [token] = skb.words(transport_offset + place)?;
+    Some(HairpinNoteKey { epoch: scene.endpoint.epoch, protocol: u32::from(protocol), token })
 }

@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use sluice_common::abi::{
     Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, ENDPOINT_MAX, Endpoint,
-    Event, EventBudget, FRAGMENTS_PER_SLOT, Flow, FlowKey, Fragment, HairpinKey, HairpinNote,
+    Event, EventBudget, FRAGMENTS_PER_SLOT, FlowBucket, Fragment, HairpinKey, HairpinNote,
     HairpinNoteKey, HairpinWay, PeerClass, RULE_MAX, SLOTS_BY_INDEX, Versioned, VipKey, capacity,
 };
 use sluice_common::reason::REASON_MAX;
@@ -92,17 +92,11 @@ pub(crate) static DECISIONS: LpmTrie<
     { capacity::DECISIONS as usize },
 > = LpmTrie::new();
 
-/// Flow key → flow that both ends want. Written here; the agent reads it. When it is full the least
-/// recently used flow goes, and its next packet is judged by policy like a new one's.
+/// Hash of a flow key → the flows with that hash. Written here, each element under its lock; the agent
+/// reads it and adds flows that it has learned. Where a bucket is full a flow gives way, by the rules of
+/// `sluice_common::bucket`, and its next packet is judged by policy like a new one's.
 #[btf_map(name = "flows")]
-pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { capacity::FLOWS as usize }> =
-    LruHashMap::new();
-
-/// Flow key → flow that one end alone has shown to want. Written here; the agent reads it. When it is
-/// full the least recently used flow goes, as of [`FLOWS`].
-#[btf_map(name = "openings")]
-pub(crate) static OPENINGS: LruHashMap<FlowKey, Flow, { capacity::OPENINGS as usize }> =
-    LruHashMap::new();
+pub(crate) static FLOWS: Array<FlowBucket, { capacity::FLOW_BUCKETS as usize }> = Array::new();
 
 /// Slot, direction and hash of a packet's identification → a packet whose first fragment has passed.
 /// Written and read here. Every slot has its places, in which the latest packet replaces another.

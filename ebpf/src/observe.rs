@@ -4,7 +4,7 @@ use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::info;
 use sluice_common::abi::{Counter, Direction, Event, RuleId, SLOT_NONE, counter_index};
-use sluice_common::flow::Clock;
+use sluice_common::flow::{Clock, second};
 use sluice_common::parse::Bytes as _;
 use sluice_common::reason::Reason;
 
@@ -79,7 +79,7 @@ fn take_from_budget(slot: u32, rate: u32, clock: Clock) -> bool {
     // SAFETY: the pointer is to an element of an array, which stays. Other CPUs may write it at the
     // same time: its two words are independent enough that a few records too many are the worst.
     let budget = unsafe { &mut *budget };
-    let second = (clock.now / u64::from(clock.rate.max(1))) as u32;
+    let second = second(clock.now, clock.rate);
     if budget.second != second {
         budget.second = second;
         budget.used = 0;

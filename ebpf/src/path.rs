@@ -6,6 +6,7 @@ use core::arch::asm;
 use sluice_common::abi::{
     Address, Direction, Endpoint, EndpointFlags, Flow, FlowKey, RULE_DEFAULT, RULE_SELF, RuleId,
 };
+use sluice_common::bucket::Spot;
 use sluice_common::decide::Asked;
 use sluice_common::flow::{self as track, Clock, Known};
 use sluice_common::parse::{
@@ -75,7 +76,7 @@ impl Scene {
         // SAFETY: within the room, as above.
         let packet = unsafe { &raw mut (*room).packet };
         // SAFETY: as above; an endpoint is words only.
-        unsafe { words::copy(endpoint, its_endpoint) };
+        unsafe { words::copy::<_, u64>(endpoint, its_endpoint) };
         // SAFETY: as above; zeros are an empty packet (as its type says).
         unsafe { words::clear(packet) };
         write!(room.clock, flow::clock());
@@ -188,22 +189,22 @@ fn is_to_itself(scene: &Scene, direction: Direction) -> bool {
     if !endpoint.owns(&packet.destination) || !endpoint.owns(remote(packet, direction)) {
         return false;
     }
-    let key = track::key(packet, Direction::Egress, endpoint.epoch);
-    let place = key.as_ref().and_then(flow::find);
-    let (Some(key), place) = (&key, place) else {
+    let Some(key) = track::key(packet, Direction::Egress, endpoint.epoch) else {
         // Of a message without a flow nothing is noted.
         return matches!(direction, Direction::Egress);
     };
-    if matches!(direction, Direction::Ingress) {
-        return place.is_some_and(|place| track::is_own(&place.flow, key, *clock));
-    }
-    match place {
-        Some(place) if track::is_own(&place.flow, key, *clock) => {
-            place.set(key, &track::seen(place.flow, *clock), Direction::Egress);
+    let spot = flow::spot(&key);
+    let lifetimes = flow::lifetimes();
+    let place = flow::find(&key, spot);
+    let place = place.filter(|place| track::is_own(&place.flow, &key, *clock, &lifetimes));
+    match (direction, place) {
+        (Direction::Ingress, place) => return place.is_some(),
+        (Direction::Egress, Some(place)) => {
+            place.set(&key, &track::seen(place.flow, *clock));
         }
         // Without the entry it does not come back in, but for policy: that fails closed.
-        place => {
-            flow::insert(key, &track::to_itself(*generation, *clock), place.as_ref());
+        (Direction::Egress, None) => {
+            flow::insert(&key, &track::to_itself(*generation, *clock), spot, *clock);
         }
     }
     true
@@ -233,11 +234,11 @@ fn from_own_host(scene: &Scene) -> Reason {
     let Some(key) = track::key(&scene.packet, DIRECTION, scene.endpoint.epoch) else {
         return Reason::Host;
     };
-    let place = flow::find(&key);
-    if let Some(place) = &place {
+    let spot = flow::spot(&key);
+    if let Some(place) = flow::find(&key, spot) {
         match known(scene, &place.flow, &key, DIRECTION) {
             Known::Passes(next) => {
-                place.set(&key, &next, DIRECTION);
+                place.set(&key, &next);
                 return Reason::Host;
             }
             // The pod opened it: its own next packet brings the new judgement.
@@ -247,7 +248,7 @@ fn from_own_host(scene: &Scene) -> Reason {
     }
     if let Some(flow) = open(scene, DIRECTION, RULE_DEFAULT, Flow::FLAG_HOST) {
         // Without the entry the answer is judged by policy, which fails closed.
-        flow::insert(&key, &flow, place.as_ref());
+        flow::insert(&key, &flow, spot, scene.clock);
     }
     Reason::Host
 }
@@ -281,15 +282,16 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     } else {
         track::key(&scene.packet, direction, scene.endpoint.epoch)
     };
+    let spot = key.as_ref().map_or_else(Spot::default, flow::spot);
     let is_steady = !is_error && track::is_steady(&scene.packet);
     if is_steady
         && let Some(key) = &key
-        && let Some(rule) = recent::find(key, scene.generation, scene.clock)
+        && let Some(rule) = recent::find(key, spot, scene.generation, scene.clock)
     {
         scene.rule = rule;
         return Reason::Established;
     }
-    let place = key.as_ref().and_then(flow::find);
+    let place = key.as_ref().and_then(|key| flow::find(key, spot));
     let mut question = Asked {
         slot: scene.slot,
         direction,
@@ -303,16 +305,16 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
         match known(scene, &place.flow, key, direction) {
             Known::Passes(_) if is_error => return Reason::RelatedError,
             Known::Passes(next) => {
-                place.set(key, &next, direction);
+                place.set(key, &next);
                 if next.generation == scene.generation {
-                    recent::note(key, &next, scene.clock);
+                    recent::note(key, spot, &next, scene.clock);
                 }
                 scene.rule = next.rule;
                 scene.may_return = goes_out_to_return(&next);
                 return Reason::Established;
             }
             Known::Revoked(next) if !is_error => {
-                place.set(key, &next, direction);
+                place.set(key, &next);
                 return Reason::Revoked;
             }
             Known::Stale => {
@@ -328,7 +330,7 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     }
     let is_first = !again && !is_error;
     if matches!(direction, Direction::Ingress) && is_first && hairpin::has_returned(scene, skb) {
-        return returned(scene, key.as_ref(), place.as_ref());
+        return returned(scene, key.as_ref(), spot);
     }
     let denied = ask(scene, skb, &question);
     if let (true, Some(key), Some(place)) = (again, &key, &place) {
@@ -338,7 +340,7 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
         return reason;
     }
     let key = if is_error { None } else { key };
-    opened(scene, key.as_ref(), place.as_ref(), direction)
+    opened(scene, key.as_ref(), spot, direction)
 }
 
 /// Key of the flow that an ICMP error is about: one that this pod's packets belong to, for an error
@@ -360,7 +362,8 @@ fn key_of_quoted(scene: &Scene, skb: &Skb, direction: Direction) -> Option<FlowK
 
 #[inline(always)]
 fn known(scene: &Scene, flow: &Flow, key: &FlowKey, direction: Direction) -> Known {
-    track::known(flow, key, &scene.packet, direction, scene.generation, scene.clock)
+    let Scene { packet, generation, clock, .. } = scene;
+    track::known(flow, key, packet, direction, *generation, *clock, &flow::lifetimes())
 }
 
 #[inline(always)]
@@ -398,12 +401,12 @@ fn renewed(
     let rule = is_allowed.then_some(scene.rule);
     match track::judged_again(&place.flow, packet, direction, *generation, *clock, rule) {
         Known::Passes(next) => {
-            place.set(key, &next, direction);
+            place.set(key, &next);
             scene.may_return = goes_out_to_return(&next);
             Reason::Established
         }
         Known::Revoked(next) => {
-            place.set(key, &next, direction);
+            place.set(key, &next);
             Reason::Revoked
         }
         // Never the outcome of a judgement.
@@ -419,32 +422,27 @@ const fn goes_out_to_return(flow: &Flow) -> bool {
 
 /// A packet of the pod's own that came back opens a flow that nothing takes back.
 #[inline(always)]
-fn returned(scene: &mut Scene, key: Option<&FlowKey>, place: Option<&flow::Place>) -> Reason {
+fn returned(scene: &mut Scene, key: Option<&FlowKey>, spot: Spot) -> Reason {
     const DIRECTION: Direction = Direction::Ingress;
     scene.rule = RULE_SELF;
     if let Some(key) = key
         && let Some(flow) = open(scene, DIRECTION, RULE_SELF, Flow::FLAG_SELF)
     {
         // Without the entry each packet shows anew whose it is, and the answers are judged by policy.
-        flow::insert(key, &flow, place);
+        flow::insert(key, &flow, spot, scene.clock);
     }
     Reason::OwnAddress
 }
 
 /// A packet that policy lets pass opens its flow.
 #[inline(always)]
-fn opened(
-    scene: &mut Scene,
-    key: Option<&FlowKey>,
-    place: Option<&flow::Place>,
-    direction: Direction,
-) -> Reason {
+fn opened(scene: &mut Scene, key: Option<&FlowKey>, spot: Spot, direction: Direction) -> Reason {
     let is_governed = scene.governs(direction);
     scene.may_return = matches!(direction, Direction::Egress) && hairpin::can_return(scene);
     let flags = if scene.may_return { Flow::FLAG_SELF } else { 0 };
     if let Some(key) = key
         && let Some(flow) = open(scene, direction, scene.rule, flags)
-        && !flow::insert(key, &flow, place)
+        && !flow::insert(key, &flow, spot, scene.clock)
         && is_governed
     {
         return Reason::FlowTableFull;

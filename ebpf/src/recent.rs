@@ -6,6 +6,7 @@
 //! flow's time is kept and what has taken its place there is seen.
 
 use sluice_common::abi::{Flow, FlowKey, FlowState, RuleId};
+use sluice_common::bucket::Spot;
 use sluice_common::flow::Clock;
 
 use crate::{maps, words};
@@ -28,25 +29,11 @@ pub(crate) struct Recent {
     reserved: u32,
 }
 
-/// Index of the key's element. Who makes keys collide makes the table being asked, no more.
-#[inline(always)]
-const fn index(key: &FlowKey) -> u32 {
-    /// Odd numbers of 64 bits without a pattern (the golden ratio's, and xxHash's second prime).
-    const FIRST: u64 = 0x9e37_79b9_7f4a_7c15;
-    const SECOND: u64 = 0xc2b2_ae3d_27d4_eb4f;
-    let [a, b, c, d] = key.remote.words();
-    let address = (a ^ c.rotate_left(16)) as u64 | ((b ^ d) as u64) << 32;
-    let ports = (key.local_port_be as u64) << 16 | key.remote_port_be as u64;
-    let rest = ports << 32 | (key.epoch ^ key.protocol << 24) as u64;
-    let mixed = (address.wrapping_mul(FIRST) ^ rest).wrapping_mul(SECOND);
-    (mixed >> (64 - INDEX_BITS)) as u32
-}
-
 /// The rule that allowed the flow, if it was looked up lately and at this generation.
 #[inline(always)]
-pub(crate) fn find(key: &FlowKey, generation: u32, clock: Clock) -> Option<RuleId> {
+pub(crate) fn find(key: &FlowKey, spot: Spot, generation: u32, clock: Clock) -> Option<RuleId> {
     // SAFETY: this CPU's element, which no other program run uses meanwhile (see `Scene::open`).
-    let recent = unsafe { &*maps::RECENT.get_ptr(index(key))? };
+    let recent = unsafe { &*maps::RECENT.get_ptr(spot.recent(INDEX_BITS))? };
     let is_it = recent.generation == generation
         && clock.now.wrapping_sub(recent.looked_up) < clock.rate as u64
         && recent.key == *key;
@@ -55,17 +42,17 @@ pub(crate) fn find(key: &FlowKey, generation: u32, clock: Clock) -> Option<RuleI
 
 /// Notes a flow that was looked up and let a packet pass.
 #[inline(always)]
-pub(crate) fn note(key: &FlowKey, flow: &Flow, clock: Clock) {
+pub(crate) fn note(key: &FlowKey, spot: Spot, flow: &Flow, clock: Clock) {
     // In the other states the next packet may change it, and each packet of a flow that can come back
     // to the pod is marked.
     if flow.state != FlowState::Established as u32 || flow.flags & Flow::FLAG_SELF != 0 {
         return;
     }
-    let Some(recent) = maps::RECENT.get_ptr_mut(index(key)) else { return };
+    let Some(recent) = maps::RECENT.get_ptr_mut(spot.recent(INDEX_BITS)) else { return };
     // SAFETY: as in `find`. What it held are numbers, valid whatever they are.
     let recent = unsafe { &mut *recent };
     // SAFETY: as above; a key is words only.
-    unsafe { words::copy(key, &raw mut recent.key) };
+    unsafe { words::copy::<_, u32>(key, &raw mut recent.key) };
     recent.generation = flow.generation;
     recent.looked_up = clock.now;
     recent.rule = flow.rule;
@@ -74,8 +61,8 @@ pub(crate) fn note(key: &FlowKey, flow: &Flow, clock: Clock) {
 /// Forgets a flow whose key another connection takes. Another CPU may know the former one for a second
 /// more, and until then have the new one count as not yet answered.
 #[inline(always)]
-pub(crate) fn forget(key: &FlowKey) {
-    let Some(recent) = maps::RECENT.get_ptr_mut(index(key)) else { return };
+pub(crate) fn forget(spot: Spot) {
+    let Some(recent) = maps::RECENT.get_ptr_mut(spot.recent(INDEX_BITS)) else { return };
     // SAFETY: as in `note`.
     let recent = unsafe { &mut *recent };
     recent.generation = 0;

@@ -8,8 +8,8 @@ use sluice::datapath::counters::Snapshot;
 use sluice::datapath::run::{Action, ELSEWHERE, LOOPBACK};
 use sluice::datapath::{Datapath, LoadOptions};
 use sluice_common::abi::{
-    Decision, DecisionKey, Direction, Endpoint, EndpointFlags, Event, Flow, FlowKey, RuleId, SetId,
-    UNCLASSIFIED, Verdict, Versioned,
+    Decision, DecisionKey, Direction, Endpoint, EndpointFlags, Event, Flow, FlowKey, Lifetimes,
+    RuleId, SetId, UNCLASSIFIED, Verdict, Versioned,
 };
 use sluice_common::reason::Reason;
 use sluice_policy::diff::Op;
@@ -72,8 +72,21 @@ impl Scene {
     /// # Panics
     /// As [`Self::new`].
     pub fn with(flags: u32, sets: [SetId; 2]) -> Self {
+        Self::loaded(LoadOptions::default(), flags, sets)
+    }
+
+    /// A pod like that of [`Self::new`], whose flows are remembered so long.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn with_lifetimes(lifetimes: Lifetimes) -> Self {
+        let options = LoadOptions { lifetimes, ..LoadOptions::default() };
+        Self::loaded(options, EndpointFlags::PRESENT, [1, 2])
+    }
+
+    fn loaded(options: LoadOptions, flags: u32, sets: [SetId; 2]) -> Self {
         needs_root();
-        let options = LoadOptions { event_rate: u32::MAX, ..LoadOptions::default() };
+        let options = LoadOptions { event_rate: u32::MAX, ..options };
         let datapath = Datapath::load(&options).expect("the programs load");
         let v4 = std::net::IpAddr::from(POD).into();
         let v6 = std::net::IpAddr::from(POD6).into();
@@ -153,16 +166,30 @@ impl Scene {
         while self.event().is_some() {}
     }
 
-    /// A flow has been silent for some seconds more, and no CPU remembers that it has seen it.
+    /// A flow has been silent for some seconds more, or longer, and no CPU remembers that it has seen it.
     ///
     /// # Panics
     /// If the flow is not there.
     pub fn age(&mut self, key: &FlowKey, seconds: u64) {
-        /// Above any tick rate of Linux, so that the flow is at least that old.
+        /// Above any tick rate of Linux.
         const TICKS_MAX: u64 = 1000;
+        self.age_by(key, seconds * TICKS_MAX);
+    }
+
+    /// The same for so many seconds or fewer.
+    ///
+    /// # Panics
+    /// If the flow is not there.
+    pub fn age_at_most(&mut self, key: &FlowKey, seconds: u64) {
+        /// Below any tick rate of Linux.
+        const TICKS_MIN: u64 = 100;
+        self.age_by(key, seconds * TICKS_MIN);
+    }
+
+    fn age_by(&mut self, key: &FlowKey, ticks: u64) {
         let maps = self.datapath.maps();
         let flow = maps.flow(key).unwrap().expect("the flow is there");
-        let last_seen = flow.last_seen.saturating_sub(seconds * TICKS_MAX);
+        let last_seen = flow.last_seen.saturating_sub(ticks);
         maps.set_flow(key, &Flow { last_seen, ..flow }).unwrap();
         self.forget_recent();
     }

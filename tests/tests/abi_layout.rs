@@ -10,8 +10,8 @@ use std::process::Command;
 use serde_json::Value;
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Endpoint,
-    Event, EventBudget, Flow, FlowKey, Fragment, Hairpin, HairpinKey, HairpinNote, HairpinNoteKey,
-    HairpinWay, PeerClass, Versioned, VipKey,
+    Event, EventBudget, Flow, FlowBucket, FlowEntry, FlowKey, Fragment, Hairpin, HairpinKey,
+    HairpinNote, HairpinNoteKey, HairpinWay, Lifetimes, PeerClass, Versioned, VipKey,
 };
 
 /// Size, and the fields with their offsets in bytes, in order.
@@ -36,7 +36,8 @@ macro_rules! private_layout {
 
 fn rust_layouts() -> BTreeMap<String, Layout> {
     BTreeMap::from([
-        layout!(Control { abi_version, generation, event_rate, reserved }),
+        layout!(Control { abi_version, generation, event_rate, hash_seed, lifetimes }),
+        layout!(Lifetimes { opening, established, closing, udp_opening, udp, echo }),
         layout!(Counter { packets, bytes }),
         layout!(Decision { verdict, rank, rule }),
         layout!(Endpoint { sets, epoch, flags, v4, v6 }),
@@ -54,6 +55,7 @@ fn rust_layouts() -> BTreeMap<String, Layout> {
             icmp,
             end
         }),
+        layout!(FlowEntry { key, deadline, flow }),
         layout!(FlowKey { remote, epoch, local_port_be, remote_port_be, protocol }),
         layout!(Event {
             time_ns,
@@ -84,6 +86,9 @@ fn rust_layouts() -> BTreeMap<String, Layout> {
         }),
         private_layout!("HairpinWay", HairpinWay {
             "hairpin" at 0, "lock" at 40, "reserved" at 44
+        }),
+        private_layout!("FlowBucket", FlowBucket {
+            "lock" at 0, "tags" at 4, "entries" at 64
         }),
         private_layout!("PeerClass", PeerClass { "class" at 0, "lock" at 16, "reserved" at 20 }),
         private_layout!("Versioned<ClassId>", Versioned<ClassId> { "since" at 0, "value" at 8 }),

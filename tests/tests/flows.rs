@@ -3,9 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice::datapath::run::ELSEWHERE;
 use sluice::engine::packet::{self, echo, sctp, tcp, udp};
-use sluice_common::abi::{Direction, FlowKey, FlowState, capacity};
+use sluice_common::abi::{Direction, FlowKey, FlowState, Lifetimes};
 use sluice_common::parse::{protocol, sctp_chunk, tcp_flag};
 use sluice_common::reason::Reason;
 use sluice_tests::packet::{V4, V6, fragment, options};
@@ -249,6 +248,25 @@ fn silent_flows_are_forgotten() {
     scene.drops(Ingress, &back(SYN | ACK), Reason::DefaultDeny);
 }
 
+/// The agent's flags say how long that is.
+#[test]
+fn lifetimes_are_those_that_were_asked_for() {
+    let lifetimes = Lifetimes { udp: 7200, opening: 5, ..Lifetimes::STANDARD };
+    let mut scene = Scene::with_lifetimes(lifetimes);
+    for number in [protocol::TCP, protocol::UDP] {
+        scene.allow(Egress, number, SERVER);
+    }
+    let query = frame(Egress, protocol::UDP, &udp(CLIENT, SERVER, &[]));
+    let answer = frame(Ingress, protocol::UDP, &udp(SERVER, CLIENT, &[]));
+    scene.passes(Egress, &query, Reason::Allowed);
+    scene.passes(Ingress, &answer, Reason::Established);
+    scene.age_at_most(&FlowKey { protocol: u32::from(protocol::UDP), ..tcp_key() }, 7000);
+    scene.passes(Ingress, &answer, Reason::Established);
+    scene.passes(Egress, &out(SYN), Reason::Allowed);
+    scene.age(&tcp_key(), 6);
+    scene.drops(Ingress, &back(SYN | ACK), Reason::DefaultDeny);
+}
+
 #[test]
 fn sctp_associations() {
     let mut scene = client();
@@ -436,36 +454,4 @@ fn a_set_without_entries_is_closed() {
     scene.govern([9, 9]);
     let syn = frame(Ingress, protocol::TCP, &tcp(1, SERVER, SYN));
     scene.drops(Ingress, &syn, Reason::Closed);
-}
-
-/// Whoever sends first packets only, more of them than the tables hold, answered or not, ends no flow
-/// that stands, and keeps nobody from opening another.
-#[test]
-fn a_flood_of_first_packets_ends_no_flow_that_stands() {
-    /// More than either table holds.
-    const FLOOD: u32 = 300_000;
-    const _: () = assert!(FLOOD > capacity::FLOWS && FLOOD > capacity::OPENINGS);
-    let mut scene = client();
-    open(&mut scene);
-    scene.allow(Ingress, protocol::TCP, SERVER);
-    for number in 0..FLOOD {
-        let from = IpAddr::from(Ipv4Addr::from(0x0b00_0000 + number));
-        let syn = packet::frame(from, POD.into(), protocol::TCP, &tcp(1, SERVER, SYN));
-        scene.datapath.run(Ingress, &syn, ELSEWHERE).expect("it runs");
-        if number % 4 == 0 {
-            let answer = tcp(SERVER, 1, SYN | ACK);
-            let answer = packet::frame(POD.into(), from, protocol::TCP, &answer);
-            scene.datapath.run(Egress, &answer, ELSEWHERE).expect("it runs");
-        }
-    }
-    let flows = scene.datapath.maps().flows().expect("readable").len();
-    assert!(flows as u32 <= capacity::OPENINGS + 1, "{flows} flows");
-    // Asked of the table, not of a CPU that remembers it; and the peer may not open it.
-    scene.age(&tcp_key(), 0);
-    scene.passed_by();
-    scene.passes(Ingress, &back(ACK), Reason::Established);
-    let other = |flags| frame(Egress, protocol::TCP, &tcp(CLIENT + 1, SERVER, flags));
-    scene.passes(Egress, &other(SYN), Reason::Allowed);
-    let answer = frame(Ingress, protocol::TCP, &tcp(SERVER, CLIENT + 1, SYN | ACK));
-    scene.passes(Ingress, &answer, Reason::Established);
 }

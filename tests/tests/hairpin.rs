@@ -151,6 +151,16 @@ fn a_note_is_for_its_packet_and_the_services_port() {
     assert_eq!(kernel.receives(&same, protocol::UDP, stamp), Action::Pass);
 }
 
+/// A datagram without data looks like any other to the same port: another backend of the service could
+/// send it again as the pod's.
+#[test]
+fn a_packet_that_cannot_be_told_from_others_is_not_noted() {
+    let kernel = Kernel::new(&[Ingress, Egress]);
+    let stamp = kernel.sends(&udp(40_000, PORT, b""), protocol::UDP);
+    assert_eq!(stamp, 0);
+    assert_eq!(kernel.receives(&udp(50_000, TARGET, b""), protocol::UDP, SLOT), Action::Drop);
+}
+
 #[test]
 fn what_goes_elsewhere_leaves_without_a_stamp() {
     let kernel = Kernel::new(&[Ingress]);

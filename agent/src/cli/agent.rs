@@ -18,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::cni::{DEFAULT_BIN_DIR, EntryArguments};
+use super::lifetimes::LifetimeArgs;
 use super::{Failure, need_root};
 use crate::cni;
 use crate::control;
@@ -125,6 +126,8 @@ pub struct AgentArguments {
     /// Form of the log lines on standard error
     #[arg(long, value_name = "FORMAT", env = "SLUICE_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
+    #[command(flatten)]
+    lifetimes: LifetimeArgs,
     /// Remove programs, pins and notes: nothing is enforced on this node any more
     #[arg(long)]
     uninstall: bool,
@@ -313,7 +316,7 @@ async fn enforce(args: &AgentArguments, node: &str, origin: Origin) -> anyhow::R
         Some(PodArg(pod)) => NonZeroU32::new(slots.reserve(pod.clone())?),
         None => None,
     };
-    let mut enforcer = Enforcer::open(pins, Backend::detect(), trace_slot)?;
+    let mut enforcer = Enforcer::open(pins, Backend::detect(), trace_slot, args.lifetimes.into())?;
     let notes = match notes {
         Some(notes) if is_older(&notes, &mut enforcer)? => {
             tracing::warn!("the notes are older than the kernel tables; going on without");

@@ -7,6 +7,7 @@ pub mod explain;
 pub mod input;
 pub mod inspect;
 pub mod lab;
+mod lifetimes;
 pub mod matrix;
 pub mod progress;
 pub mod status;

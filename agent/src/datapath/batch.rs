@@ -19,6 +19,10 @@ const HASH_CHUNK: u32 = 4096;
 /// Elements that one call asks of an array.
 const ARRAY_CHUNK: u32 = 4096;
 
+/// `BPF_F_LOCK` of `linux/bpf.h`: an element is read, or written in place, under its lock. One of a hash
+/// that is not there is added.
+pub(super) const LOCKED: u64 = 4;
+
 /// `ENOTSUPP`, which the kernel answers where a kind of table has no batches; libc does not have it.
 const NOT_SUPPORTED: i32 = 524;
 
@@ -60,6 +64,8 @@ struct Table<K, V> {
     name: &'static str,
     fd: OwnedFd,
     per_key: usize,
+    /// [`LOCKED`] where each element is to be read under its lock.
+    element_flags: u64,
     entries: PhantomData<(K, V)>,
 }
 
@@ -76,7 +82,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
         }
         let fd = data.fd().as_fd().try_clone_to_owned();
         let fd = fd.map_err(|error| fault(MapError::IoError(error)))?;
-        Ok(Self { name, fd, per_key, entries: PhantomData })
+        Ok(Self { name, fd, per_key, element_flags: 0, entries: PhantomData })
     }
 
     fn map_fd(&self) -> u32 {
@@ -104,6 +110,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
             values: values.as_mut_ptr() as u64,
             count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
             map_fd: self.map_fd(),
+            element_flags: self.element_flags,
             ..BatchAttributes::default()
         };
         // SAFETY: the kernel writes at most `count` keys and values, for which there is room: the
@@ -138,6 +145,12 @@ impl<V: Pod + Default> ArrayReader<V> {
             Map::Array(data) => Table::new(name, data, 1).map(Self),
             _ => Err(MapFault::Missing(name)),
         }
+    }
+
+    /// Of an array whose elements have a lock, each read under it.
+    pub(super) fn locked(name: &'static str, map: &Map) -> Result<Self, MapFault> {
+        let Self(table) = Self::new(name, map)?;
+        Ok(Self(Table { element_flags: LOCKED, ..table }))
     }
 
     /// Of a per-CPU array.
@@ -203,7 +216,7 @@ impl<V: Pod + Default> ArrayReader<V> {
             padding: 0,
             key: std::ptr::from_ref(&index) as u64,
             value: element.as_mut_ptr() as u64,
-            flags: 0,
+            flags: self.0.element_flags,
         };
         // SAFETY: the kernel reads a key of 4 bytes and writes one element, whose size was compared
         // with the table's.
@@ -218,10 +231,10 @@ impl<V: Pod + Default> ArrayReader<V> {
 pub(super) struct HashReader<K, V>(Table<K, V>);
 
 impl<K: Pod, V: Pod> HashReader<K, V> {
-    /// Of a hash, least recently used or not.
+    /// Of a hash.
     pub(super) fn new(name: &'static str, map: &Map) -> Result<Self, MapFault> {
         match map {
-            Map::HashMap(data) | Map::LruHashMap(data) => Table::new(name, data, 1).map(Self),
+            Map::HashMap(data) => Table::new(name, data, 1).map(Self),
             _ => Err(MapFault::Missing(name)),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use sluice_common::abi::{Counter, RuleId};
+use sluice_common::abi::{Counter, Lifetimes, RuleId};
 use sluice_policy::diff::{KernelState, Op};
 use sluice_policy::model::direction_label;
 
@@ -51,8 +51,10 @@ impl Enforcer {
         pins: Pins,
         backend: Backend,
         trace_slot: Option<NonZeroU32>,
+        lifetimes: Lifetimes,
     ) -> Result<Self, OpenError> {
-        let options = LoadOptions { pins: Some(pins.maps()), trace_slot, ..LoadOptions::default() };
+        let pinned = Some(pins.maps());
+        let options = LoadOptions { pins: pinned, trace_slot, lifetimes, ..LoadOptions::default() };
         let (datapath, replacing) = match Datapath::load(&options) {
             Ok(datapath) => (datapath, false),
             Err(

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, MapData, MapError};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use sluice_common::abi::{ABI_VERSION, CONTROL_INDEX, Control, Direction};
+use sluice_common::abi::{ABI_VERSION, CONTROL_INDEX, Control, Direction, Lifetimes};
 
 use super::maps::{KernelMaps, MapFault};
 use crate::PROGRAMS;
 
 /// The tables, which are also the names of their pins. The rest of the object's maps (the trace's
 /// ring, read-only data) belong to one load and are never pinned.
-pub const TABLES: [&str; 17] = [
+pub const TABLES: [&str; 16] = [
     "control",
     "endpoint_slots",
     "endpoint_slots_high",
@@ -25,7 +25,6 @@ pub const TABLES: [&str; 17] = [
     "cidrs",
     "decisions",
     "flows",
-    "openings",
     "fragments",
     "counters",
     "rule_hits",
@@ -46,13 +45,21 @@ pub struct LoadOptions {
     pub trace_slot: Option<NonZeroU32>,
     /// Drop records per endpoint and second; 0: none.
     pub event_rate: u32,
+    /// How long flows are remembered.
+    pub lifetimes: Lifetimes,
     /// The programs keep the stamp in the packet's mark, where packets made by hand can have it.
     pub stamp_in_mark: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { pins: None, trace_slot: None, event_rate: EVENT_RATE, stamp_in_mark: false }
+        Self {
+            pins: None,
+            trace_slot: None,
+            event_rate: EVENT_RATE,
+            lifetimes: Lifetimes::STANDARD,
+            stamp_in_mark: false,
+        }
     }
 }
 
@@ -114,9 +121,6 @@ pub enum LoadError {
     /// A table could not be used.
     #[error(transparent)]
     Table(#[from] MapFault),
-    /// The kernel's tick rate could not be read.
-    #[error("cannot read the kernel's tick rate: {0}")]
-    TickRate(std::io::Error),
 }
 
 /// What the verifier says of a program.
@@ -151,7 +155,7 @@ impl Datapath {
         if let Some(pins) = &options.pins {
             check_abi(pins)?;
         }
-        let tick_rate = tick_rate().map_err(LoadError::TickRate)?;
+        let tick_rate = tick_rate().map_err(MapFault::TickRate)?;
         let trace_slot = options.trace_slot.map_or(0, NonZeroU32::get);
         let mut loader = EbpfLoader::new();
         loader.override_global("TICK_RATE", &tick_rate, true);
@@ -171,7 +175,7 @@ impl Datapath {
                 .map_err(|source| LoadError::Program { program: name, source })?;
         }
         let mut maps = KernelMaps::take(&mut ebpf)?;
-        maps.initialise(options.event_rate)?;
+        maps.initialise(options.event_rate, options.lifetimes)?;
         Ok(Self { ebpf, maps })
     }
 

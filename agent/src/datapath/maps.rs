@@ -1,6 +1,7 @@
 //! Typed access to the kernel tables, and the applier of ordered operations.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::path::Path;
 
@@ -10,16 +11,18 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, Pe
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Direction,
     ENDPOINT_MAX, Endpoint, Flow, FlowKey, Fragment, HairpinKey, HairpinNote, HairpinNoteKey,
-    HairpinWay, PeerClass, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX, Versioned, VipKey,
-    counter_index,
+    HairpinWay, Lifetimes, PeerClass, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX, Versioned,
+    VipKey, counter_index,
 };
 use sluice_common::reason::REASON_MAX;
 use sluice_policy::diff::{KernelState, Op};
 use sluice_policy::tables::Prefix;
 
-use super::batch::{ArrayReader, HashReader};
+use super::batch::{ArrayReader, HashReader, LOCKED};
 use super::events::Events;
+use super::flows::{FlowTable, Terms};
 use super::generation::{ControlPage, grace_period};
+use super::load::tick_rate;
 
 /// A table that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,9 @@ pub enum MapFault {
     /// The kernel's time is not known.
     #[error("cannot read the kernel's clock: {0}")]
     Clock(io::Error),
+    /// The kernel's tick rate could not be read.
+    #[error("cannot read the kernel's tick rate: {0}")]
+    TickRate(io::Error),
     /// The generation could not be mapped into memory.
     #[error("cannot map the table control: {0}")]
     Mapping(io::Error),
@@ -71,10 +77,7 @@ pub struct KernelMaps {
     all_hairpins: HashReader<HairpinKey, HairpinWay>,
     cidrs: LpmTrie<MapData, CidrKey, Versioned<ClassId>>,
     decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
-    flows: HashMap<MapData, FlowKey, Flow>,
-    pub(super) all_flows: HashReader<FlowKey, Flow>,
-    openings: HashMap<MapData, FlowKey, Flow>,
-    pub(super) all_openings: HashReader<FlowKey, Flow>,
+    pub(super) flows: FlowTable,
     pub(super) all_fragments: ArrayReader<Fragment>,
     pub(super) all_hairpin_notes: HashReader<HairpinNoteKey, HairpinNote>,
     counters: PerCpuArray<MapData, Counter>,
@@ -88,10 +91,6 @@ pub struct KernelMaps {
     /// that is added would have their memory.
     memory_behind: bool,
 }
-
-/// `BPF_F_LOCK` of `linux/bpf.h`: an element that is there is written in place. One that is not there
-/// is added.
-const IN_PLACE: u64 = 4;
 
 impl KernelMaps {
     /// The tables of a loaded object.
@@ -122,8 +121,6 @@ impl KernelMaps {
         let peers = table("peers")?;
         let vips = table("vips")?;
         let hairpins = table("hairpins")?;
-        let flows = table("flows")?;
-        let openings = table("openings")?;
         let counters = table("counters")?;
         let rule_hits = table("rule_hits")?;
         Ok(Self {
@@ -141,10 +138,7 @@ impl KernelMaps {
             hairpins: typed("hairpins", hairpins)?,
             cidrs: typed("cidrs", table("cidrs")?)?,
             decisions: typed("decisions", table("decisions")?)?,
-            all_flows: HashReader::new("flows", &flows)?,
-            flows: typed("flows", flows)?,
-            all_openings: HashReader::new("openings", &openings)?,
-            openings: typed("openings", openings)?,
+            flows: FlowTable::new(table("flows")?)?,
             all_fragments: ArrayReader::new("fragments", &table("fragments")?)?,
             all_hairpin_notes: HashReader::lru("hairpin_notes", &table("hairpin_notes")?)?,
             all_counters: ArrayReader::per_cpu("counters", &counters)?,
@@ -157,18 +151,22 @@ impl KernelMaps {
         })
     }
 
-    /// Finishes new tables: version and first generation. Sets the event rate in any case.
-    pub(super) fn initialise(&mut self, event_rate: u32) -> Result<(), MapFault> {
-        let mut control = self.control.read()?;
-        if control == Control::default() {
-            control = Control { abi_version: ABI_VERSION, generation: 1, event_rate, reserved: 0 };
-            return self.control.write(&control);
+    /// Finishes new tables: version, first generation and hash seed. Sets the event rate and the
+    /// lifetimes in any case.
+    pub(super) fn initialise(
+        &mut self,
+        event_rate: u32,
+        lifetimes: Lifetimes,
+    ) -> Result<(), MapFault> {
+        let before = self.control.read()?;
+        let mut control = Control { event_rate, lifetimes, ..before };
+        if before == Control::default() {
+            control.abi_version = ABI_VERSION;
+            control.generation = 1;
+            // The standard library draws a hasher's keys at random.
+            control.hash_seed = RandomState::new().build_hasher().finish() as u32;
         }
-        if control.event_rate != event_rate {
-            control.event_rate = event_rate;
-            self.control.write(&control)?;
-        }
-        Ok(())
+        if control == before { Ok(()) } else { self.control.write(&control) }
     }
 
     /// The generation, ABI version and event rate.
@@ -208,17 +206,17 @@ impl KernelMaps {
             Op::Peer(address, class) => {
                 self.wait_for_memory()?;
                 let value = PeerClass::new(*class);
-                self.peers.insert(address, &value, IN_PLACE).map_err(access("peers"))
+                self.peers.insert(address, &value, LOCKED).map_err(access("peers"))
             }
             Op::Vip(vip, class) => {
                 self.wait_for_memory()?;
                 let value = PeerClass::new(*class);
-                self.vips.insert(vip, &value, IN_PLACE).map_err(access("vips"))
+                self.vips.insert(vip, &value, LOCKED).map_err(access("vips"))
             }
             Op::Hairpin(key, hairpin) => {
                 self.wait_for_memory()?;
                 let value = HairpinWay::new(*hairpin);
-                self.hairpins.insert(key, &value, IN_PLACE).map_err(access("hairpins"))
+                self.hairpins.insert(key, &value, LOCKED).map_err(access("hairpins"))
             }
             Op::Cidr(prefix, value) => {
                 self.cidrs.insert(&trie_key(prefix), value, 0).map_err(access("cidrs"))
@@ -329,20 +327,16 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>, MapFault> {
-        match present(self.flows.get(key, 0)).map_err(access("flows"))? {
-            Some(flow) => Ok(Some(flow)),
-            None => present(self.openings.get(key, 0)).map_err(access("openings")),
-        }
+        self.flows.get(key, &self.terms()?)
     }
 
-    /// All flows. The programs go on adding and replacing meanwhile; those that stay are there.
+    /// All flows, also those that are over and whose place nobody has needed yet. The programs go on
+    /// adding and replacing meanwhile; those that stay are there.
     ///
     /// # Errors
     /// [`MapFault::Access`].
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>, MapFault> {
-        let mut flows = self.all_flows.read()?;
-        flows.extend(self.all_openings.read()?);
-        Ok(flows)
+        self.flows.all()
     }
 
     /// Writes a flow: one that was learned from a socket, or an aged one in a test.
@@ -350,10 +344,8 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn set_flow(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), MapFault> {
-        if present(self.openings.get(key, 0)).map_err(access("openings"))?.is_some() {
-            return self.openings.insert(key, flow, 0).map_err(access("openings"));
-        }
-        self.flows.insert(key, flow, 0).map_err(access("flows"))
+        let terms = self.terms()?;
+        self.flows.set(key, flow, &terms)
     }
 
     /// Forgets a flow.
@@ -361,8 +353,13 @@ impl KernelMaps {
     /// # Errors
     /// [`MapFault::Access`].
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), MapFault> {
-        removed("openings", self.openings.remove(key))?;
-        removed("flows", self.flows.remove(key))
+        let terms = self.terms()?;
+        self.flows.remove(key, &terms)
+    }
+
+    fn terms(&self) -> Result<Terms, MapFault> {
+        let Control { hash_seed: seed, lifetimes, .. } = self.control.read()?;
+        Ok(Terms { seed, lifetimes, rate: tick_rate().map_err(MapFault::TickRate)? })
     }
 
     /// Zeroes everything that is counted for a slot: before another pod gets it.
@@ -413,15 +410,6 @@ fn access(table: &'static str) -> impl Fn(MapError) -> MapFault {
 
 fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<T, MapFault> {
     map.try_into().map_err(access(name))
-}
-
-/// A missing entry as `None`.
-fn present<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(e) if is_missing(&e) => Ok(None),
-        Err(e) => Err(e),
-    }
 }
 
 /// Removing what is not there is done already.

@@ -3,6 +3,7 @@
 //! * [`load`]: the object, its maps (new or pinned) and its two programs;
 //! * [`maps`]: typed access to the tables, and the applier of ordered operations;
 //! * [`attach`]: the programs on the hooks of pods' interfaces;
+//! * `flows`: the flow table;
 //! * [`pins`]: the directory that keeps all of it in force while no agent runs;
 //! * [`enforcer`]: these together, as [`crate::reconcile`] needs them;
 //! * [`counters`]: what became of packets;
@@ -15,6 +16,7 @@ mod batch;
 pub mod counters;
 pub mod enforcer;
 pub mod events;
+mod flows;
 mod generation;
 mod learn;
 pub mod load;

@@ -18,8 +18,7 @@ impl KernelMaps {
         let fragments = self.all_fragments.read(0, FRAGMENTS)?;
         let fragments = fragments.iter().filter(|fragment| fragment.epoch != 0).count();
         let tables = [
-            ("flows", self.all_flows.count()?, capacity::FLOWS),
-            ("openings", self.all_openings.count()?, capacity::OPENINGS),
+            ("flows", self.flows.count()?, capacity::FLOWS),
             ("fragments", fragments, FRAGMENTS),
             ("hairpin_notes", self.all_hairpin_notes.count()?, capacity::HAIRPIN_NOTES),
         ];

@@ -14,9 +14,9 @@ pub const HAIRPINS: u32 = HAIRPINS_EACH * super::ENDPOINT_MAX;
 pub const HAIRPIN_NOTES: u32 = 4_096;
 /// Entries of `decisions`.
 pub const DECISIONS: u32 = 262_144;
-/// Entries of `flows`.
-pub const FLOWS: u32 = 262_144;
-/// Entries of `openings`.
-pub const OPENINGS: u32 = 131_072;
+/// Elements of `flows`; a power of two: 32 MiB.
+pub const FLOW_BUCKETS: u32 = 32_768;
+/// Flows that fit `flows`, if they fall into its buckets evenly.
+pub const FLOWS: u32 = FLOW_BUCKETS * super::FLOW_WAYS as u32;
 /// Bytes of `events`: about 3,000 records. A power of two and a multiple of the page size.
 pub const EVENT_BYTES: u32 = 262_144;

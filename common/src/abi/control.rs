@@ -4,7 +4,7 @@
 pub const CONTROL_INDEX: u32 = 0;
 
 /// Table `control`: array of one. Written by the agent: [`Self::abi_version`] once, when the tables
-/// are made; [`Self::generation`] at every flip. Read once per packet.
+/// are made; [`Self::generation`] at every flip; the rest at the agent's start. Read once per packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Control {
@@ -16,11 +16,53 @@ pub struct Control {
     pub generation: u32,
     /// Drop records per endpoint and second that `events` takes at most; 0: none.
     pub event_rate: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Mixed into every flow's hash, so that nobody outside knows which flows share a bucket. Chosen at
+    /// random when the tables are made.
+    pub hash_seed: u32,
+    /// How long flows are remembered.
+    pub lifetimes: Lifetimes,
 }
 
-const _: () = assert!(size_of::<Control>() == 16);
+/// Seconds after its last packet for which a flow is remembered.
+///
+/// Nothing has to end a flow whose time is over: it is not found as one any more, and its place is the
+/// first to be given away. All zero only in tables that nobody has finished.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// TCP and SCTP, until both ends have answered each other; and a flow that policy took back, so
+    /// that this outlasts the retransmissions that could open it again.
+    pub opening: u32,
+    /// TCP and SCTP, once they have.
+    pub established: u32,
+    /// TCP, once both ends have closed it or one has reset it; SCTP, once it is being shut down.
+    pub closing: u32,
+    /// UDP without an answer.
+    pub udp_opening: u32,
+    /// UDP that was answered.
+    pub udp: u32,
+    /// Echo requests and replies.
+    pub echo: u32,
+}
+
+impl Lifetimes {
+    /// What holds where nothing else is asked for.
+    ///
+    /// Established: five days, because the kernel's own connection tracking, and with it the NAT before
+    /// us, keeps connections as long. Closing: twice the maximum segment lifetime of RFC 9293. UDP: above
+    /// the two minutes that RFC 4787 demands.
+    pub const STANDARD: Self = Self {
+        opening: 60,
+        established: 432_000,
+        closing: 120,
+        udp_opening: 30,
+        udp: 180,
+        echo: 30,
+    };
+}
+
+const _: () = assert!(size_of::<Lifetimes>() == 24);
+const _: () = assert!(size_of::<Control>() == 40);
 
 // SAFETY: `u32` fields only, no padding, every bit pattern valid.
 #[cfg(feature = "user")]

@@ -54,7 +54,9 @@ impl EndpointFlags {
 
 /// Value of `endpoints` (array by slot), inside [`Versioned`]. Written by the agent. When all slots
 /// are taken, a further pod cannot be enforced and is reported as such.
-#[repr(C)]
+///
+/// Aligned for the programs, which copy it in words of 8 bytes.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
     /// Policy set per direction, indexed by [`Direction`]; [`SET_NONE`]: not isolated.

@@ -1,11 +1,9 @@
-//! Tables `flows` and `openings`: tracked connections, conversations and echo exchanges.
+//! Table `flows`: tracked connections, conversations and echo exchanges.
 
+use super::peer::bpf_spin_lock;
 use super::{Address, RuleId};
 
-/// Key of `flows` and `openings` (LRU hashes). Written by the programs, read by the agent. A flow is in
-/// `openings` until both ends have shown that they want it, then in `flows`: so whoever only sends first
-/// packets, as many as he likes, takes nobody's place in `flows`. When one of them is full, its least
-/// recently used flow goes; the next packet of that flow is judged by policy again.
+/// Key of a flow. Its bucket in `flows` is found by [`crate::bucket::Spot`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -42,7 +40,7 @@ pub enum FlowState {
     Answered = 4,
 }
 
-/// Value of `flows` and `openings`.
+/// A tracked connection, conversation or echo exchange.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
@@ -79,7 +77,43 @@ impl Flow {
     /// The pod opened it, to a service that leads back to it. Seen from its egress: its packets are
     /// stamped and noted. Seen from its ingress: it came back, and is not judged again.
     pub const FLAG_SELF: u32 = 1 << 3;
+    /// Both ends want it: see [`crate::flow::is_wanted`].
+    pub const FLAG_WANTED: u32 = 1 << 4;
 }
+
+/// Places for flows in a bucket.
+pub const FLOW_WAYS: usize = 15;
+
+/// A place for a flow in a bucket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowEntry {
+    /// Whose it is.
+    pub key: FlowKey,
+    /// The second (jiffies / HZ, truncated) in which the flow is over if it stays silent, or the next.
+    pub deadline: u32,
+    /// The flow.
+    pub flow: Flow,
+}
+
+/// Value of `flows` (array by a hash of the key): the flows whose keys have that hash. Written by the
+/// programs under its lock; the agent reads it, and adds flows that it has learned. Which flow gives way
+/// to another where a bucket is full is in [`crate::bucket`].
+///
+/// What is looked at to find a flow, or a free place, is one cache line at the front.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowBucket {
+    lock: bpf_spin_lock,
+    /// [`crate::bucket::Spot::tag`] of each place's flow; 0: the place is free.
+    pub tags: [u32; FLOW_WAYS],
+    /// The flows.
+    pub entries: [FlowEntry; FLOW_WAYS],
+}
+
+const _: () = assert!(size_of::<FlowEntry>() == 64);
+const _: () = assert!(size_of::<FlowBucket>() == 1024);
+const _: () = assert!(core::mem::offset_of!(FlowBucket, entries) == 64);
 
 // SAFETY: integers without padding (28 and 32 bytes, asserted above), every bit pattern valid.
 #[cfg(feature = "user")]
@@ -87,3 +121,7 @@ unsafe impl aya::Pod for FlowKey {}
 // SAFETY: as above.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Flow {}
+// SAFETY: integers and arrays of them without padding (1024 bytes, asserted above), every bit pattern
+// valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for FlowBucket {}

@@ -119,8 +119,8 @@ pub enum Transport {
 /// What was read of a packet. Fields that were not reached keep their zeros.
 ///
 /// All-zero memory is `Packet::default()`: the kernel program makes it that way, because writing the
-/// fields one by one ends in a loop over bytes there.
-#[repr(C)]
+/// fields one by one ends in a loop over bytes there. Aligned for that in words of 8 bytes.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
     /// Source address.
