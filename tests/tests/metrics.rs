@@ -83,9 +83,8 @@ fn the_tables_of_packets_are_counted_when_the_kernel_is_compared() {
     let _agent = node.start_agent();
     let flows = || {
         let text = agent(&node, "/metrics").body;
-        let of = |metric: &str| {
-            sample(&text, &format!("{metric}{{map=\"flows\"}}")).expect("a sample")
-        };
+        let of =
+            |metric: &str| sample(&text, &format!("{metric}{{map=\"flows\"}}")).expect("a sample");
         (of("sluice_map_entries"), of("sluice_map_entries_age_seconds"))
     };
     assert_eq!(flows().0, 0.0);

@@ -298,11 +298,12 @@ impl Compiler {
                 self.vips.put_way(key, None);
                 output.hairpins.insert(key);
             }
+            // Also one that looks the same: its rank is another rule's by now where the set's rules are
+            // others.
             for (vip, way) in ways {
                 let key = HairpinKey { slot, vip };
-                if self.vips.put_way(key, Some(way)) {
-                    output.hairpins.insert(key);
-                }
+                self.vips.put_way(key, Some(way));
+                output.hairpins.insert(key);
             }
         }
     }

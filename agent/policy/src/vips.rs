@@ -135,12 +135,12 @@ impl Vips {
         self.by_key.remove(&class.key);
     }
 
-    /// An endpoint's way through a VIP from now on. True if it was another.
-    pub(crate) fn put_way(&mut self, key: HairpinKey, way: Option<Way>) -> bool {
-        let old = match way {
+    /// An endpoint's way through a VIP from now on.
+    pub(crate) fn put_way(&mut self, key: HairpinKey, way: Option<Way>) {
+        match way {
             Some(way) => {
                 self.slots.entry(key.vip).or_default().insert(key.slot);
-                self.ways.insert(key, way)
+                self.ways.insert(key, way);
             }
             None => {
                 if let Some(slots) = self.slots.get_mut(&key.vip) {
@@ -149,10 +149,9 @@ impl Vips {
                         self.slots.remove(&key.vip);
                     }
                 }
-                self.ways.remove(&key)
+                self.ways.remove(&key);
             }
-        };
-        old != way
+        }
     }
 
     /// The ways of a slot's endpoint.

@@ -182,6 +182,25 @@ fn case_39_the_pod_itself_is_always_allowed() {
 }
 
 #[test]
+fn the_way_to_oneself_names_no_rule_that_is_gone() {
+    let everyone = Rule { action: Action::Allow, peers: Peers::Any, ports: Ports::Any };
+    let mut world = world(vec![everyone]);
+    world.services.insert(service_name("s"), service(&["192.0.2.1", CLIENT]));
+    let (name, mut policy) = world.policies.pop_first().expect("the client's");
+    policy.tier = Tier::Admin;
+    world.policies.insert(name.clone(), policy.clone());
+    let mut compiler = compile(&world, Capacity::default());
+    let rule = |compiler: &Compiler| {
+        let way = compiler.tables().hairpins.values().next().expect("it backs the service");
+        way.decision.rule
+    };
+    assert!(compiler.names().rules.contains_key(&rule(&compiler)));
+    let (tier, egress) = (Tier::Baseline, Some(Vec::new()));
+    compiler.apply([Change::Policy(name, Some(Policy { tier, egress, ..policy }))]);
+    assert_eq!(rule(&compiler), 0, "allowed by default");
+}
+
+#[test]
 fn case_42_the_own_node_is_let_out_where_that_is_asked_for() {
     let mut world = world(Vec::new());
     assert_eq!(says(&world, "172.30.0.1", 10250), "deny, default-deny");
