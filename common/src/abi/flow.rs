@@ -77,7 +77,8 @@ impl Flow {
     /// The pod opened it, to a service that leads back to it. Seen from its egress: its packets are
     /// stamped and noted. Seen from its ingress: it came back, and is not judged again.
     pub const FLAG_SELF: u32 = 1 << 3;
-    /// Both ends want it: see [`crate::flow::is_wanted`].
+    /// Both ends want it: each has answered the other, or the other end went on with a connection that
+    /// was open before it was first seen. Until it is closed.
     pub const FLAG_WANTED: u32 = 1 << 4;
 }
 
