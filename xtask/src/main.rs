@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod demo;
 mod fuzz;
+mod kernels;
 mod kubernetes;
 mod layout;
 mod licences;
@@ -36,6 +37,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "lint", summary: lint::SUMMARY, help: lint::HELP, run: lint::main },
     Command { name: "bench", summary: bench::SUMMARY, help: bench::HELP, run: bench::main },
     Command { name: "fuzz", summary: fuzz::SUMMARY, help: fuzz::HELP, run: fuzz::main },
+    Command { name: "kernels", summary: kernels::SUMMARY, help: kernels::HELP, run: kernels::main },
     Command { name: "demo", summary: demo::SUMMARY, help: demo::HELP, run: demo::main },
 ];
 
@@ -79,7 +81,7 @@ fn dispatch() -> anyhow::Result<()> {
 fn print_list() {
     println!("Usage: cargo xtask COMMAND [OPTIONS]\n");
     for command in COMMANDS {
-        println!("  {:6} {}", command.name, command.summary);
+        println!("  {:7} {}", command.name, command.summary);
     }
     println!("\n`cargo xtask COMMAND --help` says more about one of them.");
 }
