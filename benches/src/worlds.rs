@@ -58,6 +58,22 @@ pub fn with_one_peer_more(world: &World, kind: PeerKind, extra: Option<u32>) -> 
     Change::Policy(name, policy)
 }
 
+/// A pod with the address of peer `number` that a rule for peer `like` selects.
+pub fn another_peer(like: u32, number: u32) -> (PodName, Pod) {
+    let name = PodName { namespace: "remote".to_owned(), name: format!("peer-{number}") };
+    let labels = Labels::from([("peer", like.to_string())]);
+    let addresses = vec![peer_address(PeerKind::Pods, number)];
+    (name, Pod { labels, addresses, ..Pod::default() })
+}
+
+/// A further policy of [`distinct_peers`] for pod `pod`, with the peers of the policy with number
+/// `like`.
+pub fn another_policy(world: &World, pod: u32, like: u32) -> Option<(PolicyName, Policy)> {
+    let last = world.policies.get(&policy_name("local", &format!("policy-{like}")))?;
+    let subject = labelled("local", "pod", &pod.to_string());
+    Some((policy_name("local", "another"), Policy { subject, ..last.clone() }))
+}
+
 /// One pod of this node (slot 1), isolated by one policy with `peers` peers on TCP 443; of
 /// [`PeerKind::Pods`], one selector selects them all.
 pub fn one_pod(peers: u32, kind: PeerKind) -> World {
@@ -200,10 +216,8 @@ fn peer_of(world: &mut World, kind: PeerKind, number: u32) -> Peer {
     match kind {
         PeerKind::Blocks => Peer::Block(outside_block(number)),
         PeerKind::Pods => {
-            let name = PodName { namespace: "remote".to_owned(), name: format!("peer-{number}") };
-            let labels = Labels::from([("peer", number.to_string())]);
-            let addresses = vec![peer_address(kind, number)];
-            world.pods.insert(name, Pod { labels, addresses, ..Pod::default() });
+            let (name, pod) = another_peer(number, number);
+            world.pods.insert(name, pod);
             Peer::Pods(labelled("remote", "peer", &number.to_string()).into())
         }
     }

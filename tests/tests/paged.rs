@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 
-use aya::programs::TcAttachType;
+use aya::programs::{TcAttachType, tc};
 use nix::sched::{CloneFlags, unshare};
 use sluice::engine::packet::{self, tcp};
 use sluice_common::abi::Direction;
@@ -56,6 +56,8 @@ fn headers_beyond_the_linear_part_are_read() {
     assert!(up.success());
     let ifindex = nix::net::if_::if_nametoindex(NAME).expect("the tap is there");
     scene.datapath.maps().set_slot(ifindex, SLOT).unwrap();
+    // Below Linux 6.6 the hook is one of this qdisc.
+    tc::qdisc_add_clsact(ifindex).expect("a qdisc");
     let program = scene.datapath.program_mut(Direction::Egress).unwrap();
     program.attach(c"sluice-paged", TcAttachType::Ingress).expect("the program attaches");
 

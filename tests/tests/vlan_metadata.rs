@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 
-use aya::programs::TcAttachType;
+use aya::programs::{TcAttachType, tc};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, sendto, socket,
@@ -88,7 +88,10 @@ fn a_tag_beside_the_packet_changes_no_verdict() {
     // A namespace of this thread's own; it ends with the thread.
     unshare(CloneFlags::CLONE_NEWNET).expect("a namespace");
     link();
-    scene.datapath.maps().set_slot(index(HOST_SIDE.to_str().expect("ASCII")), SLOT).unwrap();
+    let ifindex = index(HOST_SIDE.to_str().expect("ASCII"));
+    scene.datapath.maps().set_slot(ifindex, SLOT).unwrap();
+    // Below Linux 6.6 the hooks are those of this qdisc.
+    tc::qdisc_add_clsact(ifindex).expect("a qdisc");
     for (direction, hook) in [(Egress, TcAttachType::Ingress), (Ingress, TcAttachType::Egress)] {
         let program = scene.datapath.program_mut(direction).unwrap();
         program.attach(HOST_SIDE, hook).expect("attached");

@@ -7,6 +7,7 @@ mod demo;
 mod fuzz;
 mod helm;
 mod image;
+mod kernels;
 mod kubernetes;
 mod layout;
 mod licences;
@@ -41,6 +42,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "fuzz", summary: fuzz::SUMMARY, help: fuzz::HELP, run: fuzz::main },
     Command { name: "image", summary: image::SUMMARY, help: image::HELP, run: image::main },
     Command { name: "chart", summary: chart::SUMMARY, help: chart::HELP, run: chart::main },
+    Command { name: "kernels", summary: kernels::SUMMARY, help: kernels::HELP, run: kernels::main },
     Command { name: "demo", summary: demo::SUMMARY, help: demo::HELP, run: demo::main },
 ];
 
@@ -84,7 +86,7 @@ fn dispatch() -> anyhow::Result<()> {
 fn print_list() {
     println!("Usage: cargo xtask COMMAND [OPTIONS]\n");
     for command in COMMANDS {
-        println!("  {:6} {}", command.name, command.summary);
+        println!("  {:7} {}", command.name, command.summary);
     }
     println!("\n`cargo xtask COMMAND --help` says more about one of them.");
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -115,6 +116,13 @@ impl Program {
             bail!("`{line}` failed: {status}");
         }
         Ok(())
+    }
+
+    /// As [`Self::run`], with its output into a file.
+    pub(crate) fn run_into(mut self, output: File) -> anyhow::Result<()> {
+        let errors = output.try_clone().context("cannot share a file with a program")?;
+        self.command.stdout(output).stderr(errors);
+        self.run()
     }
 
     /// Runs it without printing it: true where it ends well.

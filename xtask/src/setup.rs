@@ -21,7 +21,7 @@ Changes nothing where nothing is missing.
 The other commands call it by themselves for what they need.";
 
 /// What the tools are wanted for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// To build.
     Build,
@@ -29,6 +29,21 @@ pub(crate) enum Purpose {
     Run,
     /// To build, run, and check everything.
     Test,
+    /// To build, run, and compare with what else there is.
+    Compare,
+    /// To build, run, and boot other kernels.
+    Emulate,
+}
+
+impl Purpose {
+    /// True where this cannot do without what `other` needs.
+    fn includes(self, other: Self) -> bool {
+        match other {
+            Self::Build => true,
+            Self::Run => self != Self::Build,
+            Self::Test | Self::Compare | Self::Emulate => self == other,
+        }
+    }
 }
 
 /// A Debian package, and the file or program by which it is known to be there.
@@ -100,6 +115,48 @@ const PACKAGES: &[Package] = &[
         proof: Proof::Program("promtool"),
         purpose: Purpose::Test,
         why: "tests have it check and scrape the agent's metrics",
+    },
+    Package {
+        name: "ipset",
+        proof: Proof::Program("ipset"),
+        purpose: Purpose::Compare,
+        why: "is one of the things that benches compare with",
+    },
+    Package {
+        name: "iptables",
+        proof: Proof::Program("iptables-restore"),
+        purpose: Purpose::Compare,
+        why: "likewise",
+    },
+    Package {
+        name: "qemu-system-x86",
+        proof: Proof::Program("qemu-system-x86_64"),
+        purpose: Purpose::Emulate,
+        why: "boots other kernels",
+    },
+    Package {
+        name: "busybox-static",
+        proof: Proof::File("/bin/busybox"),
+        purpose: Purpose::Emulate,
+        why: "is what they boot into",
+    },
+    Package {
+        name: "cpio",
+        proof: Proof::Program("cpio"),
+        purpose: Purpose::Emulate,
+        why: "packs that",
+    },
+    Package {
+        name: "kmod",
+        proof: Proof::Program("depmod"),
+        purpose: Purpose::Emulate,
+        why: "indexes their modules",
+    },
+    Package {
+        name: "xz-utils",
+        proof: Proof::Program("xz"),
+        purpose: Purpose::Emulate,
+        why: "unpacks their modules",
     },
 ];
 
@@ -186,7 +243,8 @@ pub(crate) fn ensure_static(triple: &str, c_compiler: &str) -> anyhow::Result<()
 }
 
 fn install_packages(purpose: Purpose) -> anyhow::Result<bool> {
-    let wanted: Vec<_> = PACKAGES.iter().filter(|package| package.purpose <= purpose).collect();
+    let is_wanted = |package: &&Package| purpose.includes(package.purpose);
+    let wanted: Vec<_> = PACKAGES.iter().filter(is_wanted).collect();
     install(&wanted)
 }
 
@@ -287,7 +345,7 @@ fn host_triple() -> String {
 
 fn install_tools(purpose: Purpose) -> anyhow::Result<bool> {
     let missing: Vec<_> =
-        TOOLS.iter().filter(|tool| tool.purpose <= purpose && !tool.is_there()).collect();
+        TOOLS.iter().filter(|tool| purpose.includes(tool.purpose) && !tool.is_there()).collect();
     if missing.is_empty() {
         return Ok(false);
     }

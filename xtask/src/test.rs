@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that CI runs.
 
-mod programs;
+pub(crate) mod programs;
 
 use std::fs;
 use std::path::Path;

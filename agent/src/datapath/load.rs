@@ -35,6 +35,10 @@ pub const TABLES: [&str; 16] = [
 /// Drop records per endpoint and second, where nothing else is asked for.
 pub const EVENT_RATE: u32 = 100;
 
+/// The oldest Linux that the programs were run on, major and minor version. Older ones with what is
+/// needed brought back to them are not refused for their number.
+const OLDEST: (u8, u8) = (5, 10);
+
 /// How to load.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -121,6 +125,18 @@ pub enum LoadError {
     /// A table could not be used.
     #[error(transparent)]
     Table(#[from] MapFault),
+    /// Whatever it was, this kernel is older than any that the programs were run on.
+    #[error(
+        "this node has Linux {running}, sluice needs {}.{} or newer: {source}",
+        OLDEST.0,
+        OLDEST.1
+    )]
+    OldKernel {
+        /// The kernel's release, as it says it.
+        running: String,
+        /// What it refused.
+        source: Box<LoadError>,
+    },
 }
 
 /// What the verifier says of a program.
@@ -152,6 +168,16 @@ impl Datapath {
     /// # Errors
     /// [`LoadError`]; nothing that was pinned before is changed then.
     pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
+        Self::load_here(options).map_err(|error| match error {
+            LoadError::Object(_) | LoadError::Program { .. } | LoadError::Table(_) => {
+                let running = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+                blame_age(error, running.unwrap_or_default().trim())
+            }
+            error => error,
+        })
+    }
+
+    fn load_here(options: &LoadOptions) -> Result<Self, LoadError> {
         if let Some(pins) = &options.pins {
             check_abi(pins)?;
         }
@@ -270,10 +296,41 @@ fn foreign_table(error: EbpfError, options: &LoadOptions) -> LoadError {
     }
 }
 
+/// Says of what a kernel refused that it is too old, if it is; `running`: its release.
+fn blame_age(error: LoadError, running: &str) -> LoadError {
+    let mut numbers = running.split(['.', '-', '+']).map(str::parse::<u8>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < OLDEST => {
+            LoadError::OldKernel { running: running.to_owned(), source: Box::new(error) }
+        }
+        _ => error,
+    }
+}
+
 /// The kernel's HZ: jiffies per second. The coarse clock ticks once a jiffy and says so.
 pub(super) fn tick_rate() -> std::io::Result<u32> {
     let resolution = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)?;
     let nanoseconds = resolution.tv_nsec().max(1);
     let rate = (1_000_000_000 + nanoseconds / 2) / nanoseconds;
     u32::try_from(rate).map_err(std::io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_kernels_are_told_that_they_are() {
+        let refused = || LoadError::MissingProgram("x");
+        let said = |running| blame_age(refused(), running).to_string();
+        assert_eq!(
+            said("5.4.0-200-generic"),
+            "this node has Linux 5.4.0-200-generic, sluice needs 5.10 or newer: the object has no \
+             program x"
+        );
+        assert!(said("4.19-rc1").starts_with("this node has Linux 4.19-rc1"));
+        for new in ["5.10.0-32-cloud-amd64", "6.1.0", "6.12.107+deb13", "", "odd"] {
+            assert_eq!(said(new), refused().to_string(), "{new}");
+        }
+    }
 }

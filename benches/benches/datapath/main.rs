@@ -7,17 +7,16 @@
 //!
 //! `cargo xtask bench` runs this. Needs root.
 
-mod packet;
-mod raw;
 mod scene;
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
+use sluice_benches::packet;
+use sluice_benches::raw::Program;
 use sluice_common::abi::Direction;
 
-use crate::raw::Program;
 use crate::scene::Scene;
 
 const PEERS: [u32; 4] = [1, 100, 10_000, 100_000];

@@ -12,8 +12,8 @@ use sluice_common::abi::{
 use sluice_policy::diff::Op;
 use sluice_policy::tables::Prefix;
 
-use crate::packet::{self, Tuple};
-use crate::raw::Program;
+use sluice_benches::packet::{self, Tuple};
+use sluice_benches::raw::Program;
 
 /// The port that peers may reach.
 pub(crate) const OPEN_PORT: u16 = 8080;

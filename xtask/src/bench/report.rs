@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Datapath, Userspace};
+use super::{Datapath, Results, Userspace};
 
 /// Budgets of the datapath, in nanoseconds over an empty program.
 const DATAPATH_BUDGETS: &[(&str, f64)] =
@@ -21,7 +21,19 @@ const RATIO_BUDGETS: &[(&str, &str, f64)] =
     &[("event/one-pod-at-100000", "event/one-pod-at-1000", 1.5)];
 
 /// Prints the tables.
-pub(super) fn print(datapath: &[Datapath], userspace: &[Userspace]) {
+pub(super) fn print(results: &Results) {
+    if !results.datapath.is_empty() {
+        print_datapath(&results.datapath);
+    }
+    if !results.userspace.is_empty() {
+        print_userspace(&results.userspace);
+    }
+    if !results.forwarding.traffic.is_empty() {
+        results.forwarding.print();
+    }
+}
+
+fn print_datapath(datapath: &[Datapath]) {
     println!("\nDatapath, ns per packet");
     println!("{:12} {:>8} {:>8} {:>10} {:>8}", "case", "peers", "ns", "over empty", "budget");
     for Datapath { case, peers, ns, over_empty } in datapath {
@@ -29,6 +41,9 @@ pub(super) fn print(datapath: &[Datapath], userspace: &[Userspace]) {
         let verdict = judged(*over_empty, budget);
         println!("{case:12} {peers:>8} {ns:>8.1} {over_empty:>10.1} {verdict}");
     }
+}
+
+fn print_userspace(userspace: &[Userspace]) {
     println!("\nUser space, ms");
     println!("{:48} {:>10} {:>8}", "case", "ms", "budget");
     for Userspace { case, ms } in userspace {
@@ -44,7 +59,8 @@ pub(super) fn print(datapath: &[Datapath], userspace: &[Userspace]) {
 }
 
 /// The JSON that other programs read; the fields are a contract.
-pub(super) fn json(datapath: &[Datapath], userspace: &[Userspace]) -> anyhow::Result<String> {
+pub(super) fn json(results: &Results) -> anyhow::Result<String> {
+    let Results { datapath, userspace, forwarding } = results;
     let datapath: Vec<_> = datapath
         .iter()
         .map(|result| {
@@ -54,7 +70,9 @@ pub(super) fn json(datapath: &[Datapath], userspace: &[Userspace]) -> anyhow::Re
         .collect();
     let userspace: Vec<_> =
         userspace.iter().map(|result| json!({"case": result.case, "ms": result.ms})).collect();
-    Ok(serde_json::to_string_pretty(&json!({"datapath": datapath, "userspace": userspace}))? + "\n")
+    let all = json!({"datapath": datapath, "userspace": userspace,
+                     "forwarding": forwarding.traffic, "changes": forwarding.changes});
+    Ok(serde_json::to_string_pretty(&all)? + "\n")
 }
 
 fn budget_of(budgets: &[(&str, f64)], case: &str) -> Option<f64> {
@@ -77,18 +95,32 @@ fn judged(value: f64, budget: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::forwarding::Forwarding;
 
     #[test]
     fn json_has_the_fields_of_the_contract() {
-        let datapath = [Datapath { case: "new".into(), peers: 100, ns: 250.5, over_empty: 215.0 }];
-        let userspace = [Userspace { case: "compile/x".into(), ms: 1.25 }];
-        let text = json(&datapath, &userspace).expect("numbers are finite");
+        let new = Datapath { case: "new".into(), peers: 100, ns: 250.5, over_empty: 215.0 };
+        let traffic = json!({"config": "ipset", "case": "udp-new/p50/1x1x1", "value": 9.5,
+                             "unit": "µs", "ratio_to_none": 1.2});
+        let change = json!({"config": "ipset", "case": "one-pod", "value": 2.0, "unit": "ms",
+                            "ratio_to_sluice": 1.5});
+        let results = Results {
+            datapath: vec![new],
+            userspace: vec![Userspace { case: "compile/x".into(), ms: 1.25 }],
+            forwarding: Forwarding {
+                traffic: vec![traffic.clone()],
+                changes: vec![change.clone()],
+            },
+        };
+        let text = json(&results).expect("numbers are finite");
         let value: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
         assert_eq!(
             value,
             json!({
                 "datapath": [{"case": "new", "peers": 100, "ns": 250.5, "over_empty": 215.0}],
-                "userspace": [{"case": "compile/x", "ms": 1.25}]
+                "userspace": [{"case": "compile/x", "ms": 1.25}],
+                "forwarding": [traffic],
+                "changes": [change],
             })
         );
     }

@@ -34,7 +34,7 @@ pub(super) enum RunBy {
 }
 
 /// A test program that cargo has built.
-struct TestProgram {
+pub(crate) struct TestProgram {
     file: PathBuf,
     /// The folder of its package: where cargo would run it.
     package: PathBuf,
@@ -54,6 +54,14 @@ pub(super) fn run(run_by: RunBy, environment: &[(&str, &OsStr)]) -> anyhow::Resu
         bail!("failed: {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// Builds all test programs; those that root runs.
+///
+/// # Errors
+/// Cargo's, who has said why.
+pub(crate) fn build_for_root() -> anyhow::Result<Vec<TestProgram>> {
+    Ok(build()?.into_iter().filter(|test| test.run_by() == RunBy::Root).collect())
 }
 
 fn build() -> anyhow::Result<Vec<TestProgram>> {
@@ -79,6 +87,17 @@ impl TestProgram {
         let file = message["executable"].as_str()?.into();
         let package = Path::new(message["manifest_path"].as_str()?).parent()?.into();
         Some(Self { file, package })
+    }
+
+    /// The program.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Its name as the sources have it: cargo adds a hash.
+    pub(crate) fn name(&self) -> &str {
+        let file = self.file.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        file.rsplit_once('-').map_or(file, |(name, _)| name)
     }
 
     fn run_by(&self) -> RunBy {

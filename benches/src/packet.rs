@@ -2,35 +2,41 @@
 
 use std::net::Ipv4Addr;
 
-pub(crate) const SYN: u8 = 0x02;
-pub(crate) const SYN_ACK: u8 = 0x12;
-pub(crate) const ACK: u8 = 0x10;
+/// TCP flags: the first packet of a connection.
+pub const SYN: u8 = 0x02;
+/// TCP flags: the answer to it.
+pub const SYN_ACK: u8 = 0x12;
+/// TCP flags: any later one.
+pub const ACK: u8 = 0x10;
 
 /// Offset of the IPv4 source address.
-pub(crate) const SOURCE_ADDRESS: i16 = 14 + 12;
+pub const SOURCE_ADDRESS: i16 = 14 + 12;
 /// Offset of the TCP source port.
-pub(crate) const SOURCE_PORT: i16 = 14 + 20;
+pub const SOURCE_PORT: i16 = 14 + 20;
 /// Offset of the TCP sequence number.
-pub(crate) const SEQUENCE: i16 = SOURCE_PORT + 4;
+pub const SEQUENCE: i16 = SOURCE_PORT + 4;
 /// Length of the packets.
-pub(crate) const LENGTH: usize = 14 + 20 + 20;
+pub const LENGTH: usize = 14 + 20 + 20;
 
 /// Where a packet comes from and goes to.
 #[derive(Clone, Copy)]
-pub(crate) struct Tuple {
-    pub(crate) source: (Ipv4Addr, u16),
-    pub(crate) destination: (Ipv4Addr, u16),
+pub struct Tuple {
+    /// Address and port.
+    pub source: (Ipv4Addr, u16),
+    /// Address and port.
+    pub destination: (Ipv4Addr, u16),
 }
 
 impl Tuple {
     /// The way back.
-    pub(crate) const fn reply(self) -> Self {
+    #[must_use]
+    pub const fn reply(self) -> Self {
         Self { source: self.destination, destination: self.source }
     }
 }
 
 /// A segment without data. Checksums are zero: the programs do not look at them.
-pub(crate) fn tcp(tuple: Tuple, flags: u8) -> Vec<u8> {
+pub fn tcp(tuple: Tuple, flags: u8) -> Vec<u8> {
     let mut packet = Vec::with_capacity(LENGTH);
     packet.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00]);
     packet.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);

@@ -1,5 +1,5 @@
-//! The few calls of `bpf(2)` that the bench needs beside aya: programs written by hand, a tail call,
-//! and test runs of programs that aya does not know.
+//! The few calls of `bpf(2)` that the benches need beside aya: programs written by hand, a tail call,
+//! and test runs and hooks of programs that aya does not know.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -13,11 +13,12 @@ const MAP_CREATE: libc::c_long = 0;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const PROG_LOAD: libc::c_long = 5;
 const PROG_TEST_RUN: libc::c_long = 10;
+const LINK_CREATE: libc::c_long = 28;
 const MAP_TYPE_PROG_ARRAY: u32 = 3;
 const PROG_TYPE_SCHED_CLS: u32 = 3;
 
 /// A loaded tc program.
-pub(crate) struct Program {
+pub struct Program {
     fd: OwnedFd,
     /// The tail call's table, which must live as long as the program that uses it.
     _calls: Option<OwnedFd>,
@@ -25,19 +26,25 @@ pub(crate) struct Program {
 
 impl Program {
     /// A program of another loader.
-    pub(crate) const fn from_fd(fd: OwnedFd) -> Self {
+    pub const fn from_fd(fd: OwnedFd) -> Self {
         Self { fd, _calls: None }
     }
 
     /// Does nothing and lets the packet pass: the reference.
-    pub(crate) fn empty() -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    pub fn empty() -> anyhow::Result<Self> {
         let fd = load(&[asm::mov_imm(0, -1), asm::exit()])?;
         Ok(Self::from_fd(fd))
     }
 
     /// Gives the packet the next sequence number, the same as source port, and the source address
     /// `first + (sequence & mask)`; then goes on in `next`.
-    pub(crate) fn advance_then(next: &Self, first: Ipv4Addr, mask: u32) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    pub fn advance_then(next: &Self, first: Ipv4Addr, mask: u32) -> anyhow::Result<Self> {
         let calls = program_array(&next.fd)?;
         let first = u32::from(first).cast_signed();
         let length = i32::try_from(packet::LENGTH)?;
@@ -74,7 +81,7 @@ impl Program {
     ///
     /// # Errors
     /// Also where the last run returns something else than `expected`.
-    pub(crate) fn run(&self, packet: &[u8], repeat: u32, expected: i32) -> anyhow::Result<f64> {
+    pub fn run(&self, packet: &[u8], repeat: u32, expected: i32) -> anyhow::Result<f64> {
         // The packet comes from another interface (not from the host's own stack) to loopback.
         let mut context = [0_u32; 48];
         context[9] = 1; // __sk_buff.ingress_ifindex
@@ -93,6 +100,47 @@ impl Program {
         ensure!(returned == expected, "the program returned {returned}, not {expected}");
         Ok(f64::from(attributes.duration))
     }
+}
+
+/// The tcx hooks of an interface, as `enum bpf_attach_type` has them.
+#[derive(Clone, Copy, Debug)]
+pub enum Hook {
+    /// What comes in from the interface.
+    Ingress = 46,
+    /// What goes out to it.
+    Egress = 47,
+}
+
+impl Program {
+    /// Puts the program on a hook of an interface of this thread's network namespace, for as long as
+    /// the result lives.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn attach(&self, interface: u32, hook: Hook) -> anyhow::Result<OwnedFd> {
+        let mut attributes = LinkCreate {
+            program: self.fd.as_raw_fd().cast_unsigned(),
+            interface,
+            hook: hook as u32,
+            ..LinkCreate::default()
+        };
+        bpf_fd(LINK_CREATE, &mut attributes)
+            .with_context(|| format!("cannot attach a program to interface {interface}"))
+    }
+}
+
+/// `bpf_attr` of `BPF_LINK_CREATE`, for tcx.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    program: u32,
+    interface: u32,
+    hook: u32,
+    flags: u32,
+    /// Where in the order of programs; zeros: last.
+    relative: u32,
+    padding: u32,
+    expected_revision: u64,
 }
 
 /// `bpf_attr` of `BPF_PROG_TEST_RUN`.
