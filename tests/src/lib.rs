@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 pub mod case;
+pub mod e2e;
 pub mod http;
 pub mod lab;
 pub mod node;

@@ -7,6 +7,7 @@ pub mod input;
 pub mod inspect;
 pub mod lab;
 pub mod matrix;
+pub mod probe;
 pub mod progress;
 pub mod status;
 pub mod test;
@@ -54,6 +55,9 @@ pub enum Command {
     Explain(explain::ExplainArguments),
     /// Build a cluster of network namespaces with the real agent
     Lab(lab::LabArguments),
+    /// Do what an end-to-end run asks for, in a pod of its own
+    #[command(hide = true)]
+    Probe(probe::ProbeArguments),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArguments),
 }
@@ -147,6 +151,7 @@ pub fn main() -> ExitCode {
         Command::Matrix(arguments) => matrix::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Lab(arguments) => lab::run(&arguments),
+        Command::Probe(arguments) => probe::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     };
     match result {

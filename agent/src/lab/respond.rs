@@ -10,11 +10,9 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
+use super::resident::Port;
 use super::sctp;
 use crate::engine::ProbeProtocol;
-
-/// A port to answer on. ICMP needs none: the kernel answers.
-pub(super) type Port = (ProbeProtocol, u16);
 
 /// The answering tasks of one namespace. They run on the runtime of the thread that listens.
 #[derive(Debug, Default)]
