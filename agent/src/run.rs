@@ -430,6 +430,16 @@ impl<K: Kernel> Agent<K> {
     }
 }
 
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// The kernel does not tell of signals.
+pub async fn until_stopped() -> anyhow::Result<()> {
+    let mut signals = Signals::new().context("cannot wait for signals")?;
+    while matches!(signals.next().await, Wish::Heal) {}
+    Ok(())
+}
+
 /// What a signal asks for.
 enum Wish {
     Heal,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::process::{find, program};
+use crate::process::{self, program};
 use crate::workspace;
 
 /// Names the folder that holds the programs; the tests read it too.
@@ -18,9 +18,6 @@ pub(crate) const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
 /// Version of Kubernetes, as it is to say itself.
 const VERSION: &str = "v1.34.4";
-
-/// Where Go is installed when it is not in the path.
-const GO: &str = "/usr/local/go/bin/go";
 
 /// A program and the Go module that builds it.
 struct Built {
@@ -58,7 +55,7 @@ pub(crate) fn assets() -> anyhow::Result<Option<PathBuf>> {
     if has_all(&cache) && fs::read_to_string(&note).is_ok_and(|built| built == wanted) {
         return Ok(Some(cache));
     }
-    let Some(go) = find("go").or_else(|| Some(PathBuf::from(GO)).filter(|go| go.is_file())) else {
+    let Some(go) = process::go() else {
         println!(
             "the tests against a real API server are skipped: install go (1.25 or newer), or set \
              {ASSETS} to a folder with kube-apiserver and etcd"

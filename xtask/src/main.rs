@@ -2,8 +2,11 @@
 
 mod bench;
 mod build;
+mod chart;
 mod demo;
 mod fuzz;
+mod helm;
+mod image;
 mod kubernetes;
 mod layout;
 mod licences;
@@ -36,6 +39,8 @@ const COMMANDS: &[Command] = &[
     Command { name: "lint", summary: lint::SUMMARY, help: lint::HELP, run: lint::main },
     Command { name: "bench", summary: bench::SUMMARY, help: bench::HELP, run: bench::main },
     Command { name: "fuzz", summary: fuzz::SUMMARY, help: fuzz::HELP, run: fuzz::main },
+    Command { name: "image", summary: image::SUMMARY, help: image::HELP, run: image::main },
+    Command { name: "chart", summary: chart::SUMMARY, help: chart::HELP, run: chart::main },
     Command { name: "demo", summary: demo::SUMMARY, help: demo::HELP, run: demo::main },
 ];
 

@@ -55,6 +55,14 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     env::split_paths(&search_path()).map(|place| place.join(name)).find(|path| path.is_file())
 }
 
+/// Where Go is installed when it is not in the path.
+const GO: &str = "/usr/local/go/bin/go";
+
+/// The Go tool, where there is one.
+pub(crate) fn go() -> Option<PathBuf> {
+    find("go").or_else(|| Some(PathBuf::from(GO)).filter(|go| go.is_file()))
+}
+
 impl Program {
     /// Adds an argument.
     pub(crate) fn arg(mut self, argument: impl Into<OsString>) -> Self {
@@ -130,6 +138,17 @@ impl Program {
             bail!("`{line}` failed: {}", output.status);
         }
         String::from_utf8(output.stdout).with_context(|| format!("output of `{line}`"))
+    }
+
+    /// Runs it without printing it: its standard output where it ends well, its standard error where it
+    /// does not.
+    pub(crate) fn attempt(mut self) -> anyhow::Result<Result<String, String>> {
+        let line = self.line();
+        let output = self.command.stdin(Stdio::null()).output();
+        let output = output.with_context(|| format!("cannot run `{line}`"))?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
+        let succeeded = output.status.success();
+        Ok(if succeeded { Ok(text(output.stdout)) } else { Err(text(output.stderr)) })
     }
 
     /// What a person would type in the workspace's root.

@@ -103,6 +103,22 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
+/// What static binaries are built with, each for one architecture.
+const C_COMPILERS: &[Package] = &[
+    Package {
+        name: "musl-tools",
+        proof: Proof::Program("musl-gcc"),
+        purpose: Purpose::Build,
+        why: "the C of the `ring` crate is compiled against musl with it, for x86-64",
+    },
+    Package {
+        name: "clang-22",
+        proof: Proof::File("/usr/lib/llvm-22/bin/clang"),
+        purpose: Purpose::Build,
+        why: "compiles the C of the `ring` crate for ARM",
+    },
+];
+
 /// A program that cargo installs.
 struct Tool {
     name: &'static str,
@@ -151,15 +167,45 @@ pub(crate) fn ensure(purpose: Purpose) -> anyhow::Result<bool> {
     Ok(packages | toolchain | tools)
 }
 
+/// Installs what a static binary for `triple` needs: Rust's libraries, and the C compiler, a program
+/// or the path of one.
+///
+/// # Errors
+/// What could not be installed, and what to run.
+pub(crate) fn ensure_static(triple: &str, c_compiler: &str) -> anyhow::Result<()> {
+    let packages: Vec<_> =
+        C_COMPILERS.iter().filter(|package| package.proof.names(c_compiler)).collect();
+    install(&packages)?;
+    let libraries = |home: PathBuf| toolchain(&home).join("lib/rustlib").join(triple).join("lib");
+    if rustup_home().map(libraries).is_some_and(|libraries| libraries.exists()) {
+        return Ok(());
+    }
+    println!("Rust's libraries for {triple} are missing and will be installed:");
+    program("rustup").args(["target", "add", "--toolchain", TOOLCHAIN, triple]).run()
+}
+
 fn install_packages(purpose: Purpose) -> anyhow::Result<bool> {
-    let is_there = |package: &Package| match package.proof {
-        Proof::File(path) => Path::new(path).exists(),
-        Proof::Program(name) => find(name).is_some(),
-    };
-    let missing: Vec<_> = PACKAGES
-        .iter()
-        .filter(|package| package.purpose <= purpose && !is_there(package))
-        .collect();
+    let wanted: Vec<_> = PACKAGES.iter().filter(|package| package.purpose <= purpose).collect();
+    install(&wanted)
+}
+
+impl Proof {
+    fn is_there(&self) -> bool {
+        match self {
+            Self::File(path) => Path::new(path).exists(),
+            Self::Program(name) => find(name).is_some(),
+        }
+    }
+
+    fn names(&self, what: &str) -> bool {
+        let (Self::File(name) | Self::Program(name)) = self;
+        *name == what
+    }
+}
+
+/// Installs those that are missing; true where some were.
+fn install(packages: &[&Package]) -> anyhow::Result<bool> {
+    let missing: Vec<_> = packages.iter().filter(|package| !package.proof.is_there()).collect();
     if missing.is_empty() {
         return Ok(false);
     }
@@ -179,7 +225,7 @@ fn install_packages(purpose: Purpose) -> anyhow::Result<bool> {
     apt_get(&["update"]).run().with_context(|| by_hand.clone())?;
     let install = ["install", "--yes", "--no-install-recommends"];
     apt_get(&install).args(&names).run().with_context(|| by_hand.clone())?;
-    if let Some(package) = missing.iter().find(|package| !is_there(package)) {
+    if let Some(package) = missing.iter().find(|package| !package.proof.is_there()) {
         bail!("{} is installed, but what is needed of it is not there", package.name);
     }
     if names.contains(&PROMETHEUS) {
@@ -204,7 +250,7 @@ fn apt_get(arguments: &[&str]) -> process::Program {
 fn install_toolchain() -> anyhow::Result<bool> {
     let parts = ["bin/cargo", "bin/cargo-clippy", "bin/cargo-fmt", "lib/rustlib/src/rust/library"];
     let is_there = |home: PathBuf| {
-        let toolchain = home.join("toolchains").join(format!("{TOOLCHAIN}-{}", host_triple()));
+        let toolchain = toolchain(&home);
         parts.iter().all(|part| toolchain.join(part).exists())
     };
     if rustup_home().is_some_and(is_there) {
@@ -225,6 +271,11 @@ fn install_toolchain() -> anyhow::Result<bool> {
 fn rustup_home() -> Option<PathBuf> {
     let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".rustup"));
     env::var_os("RUSTUP_HOME").map(PathBuf::from).or_else(home)
+}
+
+/// Where rustup, at home in `home`, keeps the project's toolchain.
+fn toolchain(home: &Path) -> PathBuf {
+    home.join("toolchains").join(format!("{TOOLCHAIN}-{}", host_triple()))
 }
 
 /// rustup's name for this machine.

@@ -12,7 +12,7 @@ use lexopt::Arg;
 use self::programs::RunBy;
 use crate::process::{cargo, program};
 use crate::setup::{self, Purpose};
-use crate::{fuzz, kubernetes, layout, licences, lint, machine, workspace};
+use crate::{chart, fuzz, kubernetes, layout, licences, lint, machine, workspace};
 
 pub(crate) const SUMMARY: &str = "run every check and test, those that need root too; what CI runs";
 pub(crate) const HELP: &str = "
@@ -24,6 +24,7 @@ Installs what is missing, then runs the parts in this order, or only those named
   clippy     for the host and for bpf, warnings are errors
   doc        rustdoc, warnings are errors
   licences   licences, bans, sources, advisories of the dependencies
+  deploy     the chart, its manifests, alerts and dashboard (needs go or helm)
   unit       tests that need no root
   root       tests that need root (sudo where you are not root)
   cases      the PolicyTests of tests/cases in every engine (root)
@@ -43,6 +44,7 @@ const PARTS: &[Part] = &[
     ("clippy", clippy),
     ("doc", lint::documentation),
     ("licences", licences::check),
+    ("deploy", chart::check),
     ("unit", unit),
     ("root", root),
     ("cases", cases),

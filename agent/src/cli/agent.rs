@@ -28,7 +28,7 @@ use crate::metrics::{self, Inquiries};
 use crate::reconcile::Reconciler;
 use crate::reconcile::kernel::Kernel as _;
 use crate::reconcile::site::{Alias, Site};
-use crate::run::Agent;
+use crate::run::{self, Agent};
 use crate::source::{Source, dir, kube};
 use crate::state::State;
 
@@ -114,6 +114,9 @@ pub struct AgentArguments {
     /// Remove programs, pins and notes: nothing is enforced on this node any more
     #[arg(long)]
     uninstall: bool,
+    /// After --uninstall, stay until told to stop: a pod of a DaemonSet that ends is started again
+    #[arg(long, requires = "uninstall")]
+    wait: bool,
 }
 
 /// `--host-egress`.
@@ -177,10 +180,14 @@ impl FromStr for PodArg {
 pub fn run(args: &AgentArguments) -> Result<(), Failure> {
     log_to_stderr(args.log_format);
     need_root("the agent")?;
-    let Some(node) = args.node_name.as_ref().filter(|_| !args.uninstall) else {
-        return Ok(uninstall(&args.bpffs, &args.state_dir)?);
-    };
     let runtime = tokio::runtime::Runtime::new().context("cannot start")?;
+    let Some(node) = args.node_name.as_ref().filter(|_| !args.uninstall) else {
+        uninstall(&args.bpffs, &args.state_dir)?;
+        if args.wait {
+            runtime.block_on(run::until_stopped())?;
+        }
+        return Ok(());
+    };
     let origin = runtime.block_on(Origin::find(args))?;
     let done = runtime.block_on(enforce(args, node, origin));
     // A read of a great directory goes on in the background: its end is not worth waiting for.
