@@ -15,6 +15,8 @@ use crate::{e2e, image, machine};
 const FOLDER: &str = "SLUICE_CLUSTER";
 /// Names the kinds of clusters to run on: CNI plugin and mode of kube-proxy, separated by spaces.
 const KINDS: &str = "SLUICE_CLUSTER_KINDS";
+/// Names an archive with the image, which is built where none is named.
+const ARCHIVE: &str = "SLUICE_IMAGE_ARCHIVE";
 /// Where nobody says otherwise.
 const DEFAULT_KINDS: &str = "ptp+nftables";
 /// What the scripts build with.
@@ -51,7 +53,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let _lock = lock(&cache.join("cluster.lock"))?;
     let cluster = Cluster { folder: cache.join("cluster"), go };
     cluster.build(&folder)?;
-    let archive = image::for_this_machine()?;
+    let archive = match env::var_os(ARCHIVE).map(PathBuf::from) {
+        Some(given) => given.canonicalize().with_context(|| given.display().to_string())?,
+        None => image::for_this_machine()?,
+    };
     let binary = e2e::build()?;
     let kinds = env::var(KINDS).unwrap_or_else(|_| DEFAULT_KINDS.into());
     let mut failed = Vec::new();

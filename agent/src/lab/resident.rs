@@ -54,6 +54,11 @@ pub enum Job {
     /// Keep the connections that were opened or used since the last such job and that answer, and
     /// close the others.
     NextStep,
+    /// Say how many connections by TCP and datagrams by UDP have arrived from addresses.
+    Heard {
+        /// Where they came from.
+        from: Vec<IpAddr>,
+    },
     /// Ask the resolver for the addresses of a name.
     Resolve {
         /// The name.
@@ -73,6 +78,11 @@ pub enum Reply {
     Answered {
         /// True for those that were.
         answered: Vec<bool>,
+    },
+    /// How many have arrived.
+    Heard {
+        /// From all of the addresses together.
+        count: u64,
     },
     /// The addresses of a name; none where nobody said any in time.
     Resolved {
@@ -123,6 +133,10 @@ impl Resident {
             Job::NextStep => {
                 self.next_step();
                 Reply::Done
+            }
+            Job::Heard { from } => {
+                let count = from.into_iter().map(|from| self.responder.heard(from)).sum();
+                Reply::Heard { count }
             }
             Job::Resolve { name, window_ms } => {
                 Reply::Resolved { addresses: resolve(name, window_ms).await }

@@ -39,6 +39,8 @@ pub struct ClusterEngine {
     next: usize,
     /// The objects that are there, as the case has them.
     shown: BTreeMap<ObjectKey, Value>,
+    /// The namespaces that were made.
+    spaces: Vec<Value>,
     stations: BTreeMap<Place, PodStation>,
     given: Given,
     placed: Placed,
@@ -63,6 +65,7 @@ impl ClusterEngine {
             deleted,
             next: 0,
             shown: BTreeMap::new(),
+            spaces: Vec::new(),
             stations: BTreeMap::new(),
             given: Given::default(),
             placed: Placed::default(),
@@ -94,7 +97,10 @@ impl ClusterEngine {
         self.remove(&gone).await?;
         let kube = self.shared.kube.clone();
         let spaces = self.stage.namespaces(cluster);
-        try_join_all(spaces.values().map(|space| make_namespace(&kube, space))).await?;
+        let spaces: Vec<Value> = spaces.into_values().collect();
+        try_join_all(spaces.iter().map(|space| make_namespace(&kube, space))).await?;
+        self.spaces.retain(|space| !spaces.contains(space));
+        self.spaces.extend(spaces);
         let mut made = Vec::new();
         for (key, value) in &cluster.objects {
             let finished = value.pointer("/status/phase").is_some();
@@ -193,7 +199,9 @@ impl ClusterEngine {
             let Some(real) = self.stage.node(&name).map(str::to_owned) else { continue };
             let namespace = self.stage.namespace("nodes");
             let kube = &self.shared.kube;
-            make_namespace(kube, &stage::namespace(&namespace, &self.shared.run, None)).await?;
+            let space = stage::namespace(&namespace, &self.shared.run, None);
+            make_namespace(kube, &space).await?;
+            self.spaces.push(space);
             let pod =
                 probe_pod(&self.shared.image, &namespace, &name, &json!({}), Some(&real), true);
             kube.apply(&pod).await?;
@@ -229,10 +237,15 @@ impl Engine for ClusterEngine {
         "cluster"
     }
 
-    /// The run removes the namespaces of all cases at its end.
+    /// Nobody waits for the namespaces to be gone before the end of the run.
     fn reset(&mut self) -> anyhow::Result<()> {
         self.stations.clear();
-        Ok(())
+        if self.shared.keep {
+            return Ok(());
+        }
+        let spaces = std::mem::take(&mut self.spaces);
+        let deleted = spaces.iter().map(|space| self.shared.kube.delete(space));
+        self.shared.handle.block_on(try_join_all(deleted)).map(drop)
     }
 
     fn step(&mut self, cluster: &Cluster, probes: &[Probe]) -> anyhow::Result<Vec<Outcome>> {

@@ -71,7 +71,7 @@ impl Report {
         if let Some(cases) = &self.cases {
             text += &table::render(&cases.report, Look::of_stdout());
             for (why, count) in &cases.left_out {
-                put(&mut text, format_args!("left out, {count} probes: {why}\n"));
+                put(&mut text, format_args!("left out, {count} times: {why}\n"));
             }
             for why in &cases.cases_left_out {
                 put(&mut text, format_args!("left out: {why}\n"));

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use sluice::engine::ProbeProtocol;
-use sluice::lab::resident::Attempt;
+use sluice::lab::resident::{Attempt, Job, Reply};
 
 use super::agents::Agents;
 use super::install::roll_out;
@@ -78,6 +78,7 @@ impl Traffic {
     pub async fn through(&self, daemon_set: &Value, change: Value) -> anyhow::Result<String> {
         let kube = &self.scene.shared.kube;
         let over = AtomicBool::new(false);
+        let heard_before = self.heard().await?;
         let roll = async {
             let rolled = async {
                 kube.merge(daemon_set, &json!({"spec": {"template": change}})).await?;
@@ -94,6 +95,7 @@ impl Traffic {
             self.denied(&over)
         );
         rolled?;
+        let heard = self.heard().await? - heard_before;
         let (near, far, stranger) = (near?, far?, stranger?);
         let lost = near.attempts + far.attempts - near.answered - far.answered;
         ensure!(near.answered > 0 && far.answered > 0 && stranger.attempts > 0, "no traffic");
@@ -101,10 +103,20 @@ impl Traffic {
         ensure!(lost == 0, "{lost} of {all} allowed exchanges were lost");
         let (got, tried) = (stranger.answered, stranger.attempts);
         ensure!(got == 0, "{got} of {tried} denied exchanges were answered");
+        ensure!(heard == 0, "{heard} connections and datagrams arrived against policy");
         let agents = Agents::of(kube, daemon_set).await?.all.len();
         Ok(format!(
-            "{agents} agents: 0 of {all} allowed exchanges lost, 0 of {tried} denied answered"
+            "{agents} agents: 0 of {all} allowed exchanges lost, 0 of {tried} denied arrived"
         ))
+    }
+
+    /// Connections and datagrams of the pod that is denied which have arrived at the server.
+    async fn heard(&self) -> anyhow::Result<u64> {
+        let from = self.scene.pod("stranger")?.addresses.clone();
+        match self.scene.order("server", Job::Heard { from }).await? {
+            Reply::Heard { count } => Ok(count),
+            other => bail!("a station answered what was not expected: {other:?}"),
+        }
     }
 
     /// New connections and datagrams, and a connection that stays open, until it is over.

@@ -25,7 +25,7 @@ use super::shared::Shared;
 use super::stage::{self, Image, RUN_LABEL};
 
 /// For namespaces to go, with everything in them.
-const GONE_PATIENCE: Duration = Duration::from_secs(180);
+const GONE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is asked of a run.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ pub async fn run(kubeconfig: &std::path::Path, settings: &Settings) -> Result<Re
     let name = format!("sluice-e2e-{:04x}", rand::random::<u16>());
     let report = Report { run: name, nodes: nodes.keys().cloned().collect(), ..Report::default() };
     eprintln!("run {} on {}", report.run, report.nodes.join(", "));
-    let mut run = Run { kube, nodes, plan, report };
+    let mut run = Run { kube, nodes, plan, keep: settings.keep, report };
     let broken_off = tokio::select! {
         () = run.parts() => false,
         _ = tokio::signal::ctrl_c() => true,
@@ -88,7 +88,7 @@ pub async fn run(kubeconfig: &std::path::Path, settings: &Settings) -> Result<Re
     if broken_off {
         run.report.end("run", Ending::Failed, Duration::ZERO, "broken off by the user".into());
     }
-    run.clean(settings.keep).await;
+    run.clean().await;
     Ok(run.report)
 }
 
@@ -114,6 +114,7 @@ struct Run {
     kube: Kube,
     nodes: BTreeMap<String, Vec<IpAddr>>,
     plan: Plan,
+    keep: bool,
     report: Report,
 }
 
@@ -166,6 +167,7 @@ impl Run {
             image: image.clone(),
             handle: Handle::current(),
             run: run.clone(),
+            keep: self.keep,
             nodes: self.nodes.clone(),
         })
     }
@@ -241,9 +243,9 @@ impl Run {
     }
 
     /// Removes what the run has made, and what it has installed.
-    async fn clean(&mut self, keep: bool) {
+    async fn clean(&mut self) {
         let name = &self.report.run;
-        if keep {
+        if self.keep {
             let note = format!("everything is left as it is: namespaces with {RUN_LABEL}={name}");
             return self.report.end("clean", Ending::LeftOut, Duration::ZERO, note);
         }

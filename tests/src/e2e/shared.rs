@@ -30,6 +30,8 @@ pub struct Shared {
     pub handle: Handle,
     /// Name of the run; a namespace of this name has a probe pod on each node.
     pub run: String,
+    /// Everything is left as it is at the end.
+    pub keep: bool,
     /// Real nodes, with their addresses.
     pub nodes: BTreeMap<String, Vec<IpAddr>>,
 }
