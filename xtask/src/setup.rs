@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 
 use crate::process::{self, LLVM_PREFIX, find, program};
 use crate::workspace::TOOLCHAIN;
-use crate::{kubernetes, machine};
+use crate::{helm, kubernetes, machine};
 
 pub(crate) const SUMMARY: &str =
     "install what is missing to build and test, saying what before it does";
@@ -15,8 +15,8 @@ pub(crate) const HELP: &str = "
 Usage: cargo xtask setup
 
 Installs, where missing: Debian packages (as root, or by sudo), the Rust toolchain (rustup),
-bpf-linker and cargo-deny (cargo install); and where go is there, builds kube-apiserver and etcd
-for the tests (4 minutes or more, once) and keeps them in ~/.cache/sluice.
+bpf-linker and cargo-deny (cargo install); and where go is there, builds kube-apiserver, etcd and
+helm for the tests (5 minutes or more, once) and keeps them in ~/.cache/sluice.
 Changes nothing where nothing is missing.
 The other commands call it by themselves for what they need.";
 
@@ -153,6 +153,7 @@ pub(crate) fn main(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
         println!("Nothing is missing.");
     }
     kubernetes::assets()?;
+    helm::helm()?;
     Ok(())
 }
 

@@ -159,10 +159,19 @@ pub fn main() -> ExitCode {
         Err(failure) => {
             if let Some(reason) = failure.reason() {
                 eprintln!("sluice: {reason}");
+                if let Some(essence) = essence(&reason) {
+                    eprintln!("sluice: {essence}");
+                }
             }
             ExitCode::from(failure.status())
         }
     }
+}
+
+/// The first line of a reason with a long log in it, such as the verifier's. It is said again at the
+/// end: of a container that ends, its cluster shows the last 2048 bytes.
+fn essence(reason: &str) -> Option<&str> {
+    if reason.len() < 2048 { None } else { reason.lines().next() }
 }
 
 /// Writes a command's answer to standard output. A reader that has gone away (`| head`) has seen what
@@ -187,6 +196,14 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("cannot talk: {0}")]
     struct Talk(#[from] std::io::Error);
+
+    #[test]
+    fn what_a_long_log_is_about_is_said_after_it() {
+        let log = "0: (b7) r1 = 0\n".repeat(200);
+        let reason = format!("the kernel refuses the program x\n{log}");
+        assert_eq!(essence(&reason), Some("the kernel refuses the program x"));
+        assert_eq!(essence("not root:\nrun it with sudo"), None);
+    }
 
     #[test]
     fn a_cause_is_said_once() {

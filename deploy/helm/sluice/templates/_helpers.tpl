@@ -63,7 +63,7 @@ allowPrivilegeEscalation: false
 seccompProfile: {type: RuntimeDefault}
 capabilities:
   drop: [ALL]
-  add: {{ concat (list "BPF" "NET_ADMIN" "PERFMON" "SYS_ADMIN") .Values.extraCapabilities | toJson }}
+  add: {{ concat (list "NET_ADMIN" "SYS_ADMIN") .Values.extraCapabilities | toJson }}
 {{- end }}
 
 {{- define "sluice.probe" -}}
