@@ -197,9 +197,8 @@ spec:
         assert_eq!(world.pods[&pod("a")].addresses, ["10.1.0.2".parse::<IpAddr>().expect("one")]);
         let web = &world.services[&service("web")];
         assert_eq!(web.addresses, ["10.2.0.1".parse::<IpAddr>().expect("one")]);
-        let backends: Vec<_> = web.ports[0].backends.iter().map(|b| b.to_owned()).collect();
         let address = "10.1.0.2".parse().expect("one");
-        assert_eq!(backends, [Backend { address, port: 8080 }]);
+        assert_eq!(web.ports[0].backends, [Backend { address, port: 8080 }]);
         assert_eq!(placed.elsewhere, BTreeSet::from([service("api")]));
     }
 
@@ -227,7 +226,7 @@ spec:
             ),
         ] {
             let verdict = |cluster: &Cluster| {
-                Model.step(cluster, &[probe.clone()]).expect("an answer")[0].verdict
+                Model.step(cluster, std::slice::from_ref(&probe)).expect("an answer")[0].verdict
             };
             let (there, here) = (verdict(&cluster), verdict(&placed.cluster));
             assert_eq!(placed.obstacle(&probe, there, here), expected, "{probe:?}");
