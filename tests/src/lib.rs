@@ -3,6 +3,7 @@
 pub mod apiserver;
 pub mod case;
 pub mod cni;
+pub mod e2e;
 pub mod http;
 pub mod lab;
 pub mod node;

@@ -57,11 +57,23 @@ pub(crate) fn main(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
     if binaries.is_empty() {
         binaries.insert(Architecture::of_this_machine()?, None);
     }
+    let output = output.map(std::path::absolute).transpose()?;
+    make(binaries, output, &name).map(drop)
+}
+
+/// Builds the image for this machine under its usual name; the archive.
+pub(crate) fn for_this_machine() -> anyhow::Result<PathBuf> {
+    make(BTreeMap::from([(Architecture::of_this_machine()?, None)]), None, NAME)
+}
+
+/// Makes an archive of binaries, building those that are not given; where it is.
+fn make(
+    binaries: BTreeMap<Architecture, Option<PathBuf>>,
+    output: Option<PathBuf>,
+    name: &str,
+) -> anyhow::Result<PathBuf> {
     let folder = workspace::target_dir()?.join("image");
-    let output = match output {
-        Some(output) => std::path::absolute(output)?,
-        None => folder.join("sluice.tar"),
-    };
+    let output = output.unwrap_or_else(|| folder.join("sluice.tar"));
     let mut images = Vec::new();
     for (architecture, built) in binaries {
         let built = match built {
@@ -74,10 +86,10 @@ pub(crate) fn main(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
     }
     let file = File::create(&output).with_context(|| output.display().to_string())?;
     let mut file = BufWriter::new(file);
-    let digest = oci::write(&mut file, &name, &images)?;
+    let digest = oci::write(&mut file, name, &images)?;
     file.flush().with_context(|| output.display().to_string())?;
     println!("Wrote {name} ({digest}) to {}", output.display());
-    Ok(())
+    Ok(output)
 }
 
 /// Puts what an image contains into a folder.

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod chart;
 mod demo;
+mod e2e;
 mod fuzz;
 mod helm;
 mod image;
@@ -16,6 +17,7 @@ mod machine;
 mod process;
 mod setup;
 mod test;
+mod two_nodes;
 mod workspace;
 
 use std::process::ExitCode;
@@ -43,6 +45,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "image", summary: image::SUMMARY, help: image::HELP, run: image::main },
     Command { name: "chart", summary: chart::SUMMARY, help: chart::HELP, run: chart::main },
     Command { name: "kernels", summary: kernels::SUMMARY, help: kernels::HELP, run: kernels::main },
+    Command { name: "e2e", summary: e2e::SUMMARY, help: e2e::HELP, run: e2e::main },
     Command { name: "demo", summary: demo::SUMMARY, help: demo::HELP, run: demo::main },
 ];
 

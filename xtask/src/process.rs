@@ -125,6 +125,15 @@ impl Program {
         self.run()
     }
 
+    /// Runs it as [`Self::run`] does, but prints it on standard error: standard output is the program's
+    /// own. The code that it exits with, none where a signal ended it.
+    pub(crate) fn watch(mut self) -> anyhow::Result<Option<i32>> {
+        let line = self.line();
+        eprintln!("$ {line}");
+        let status = self.command.stdin(Stdio::null()).status();
+        Ok(status.with_context(|| format!("cannot run `{line}`"))?.code())
+    }
+
     /// Runs it without printing it: true where it ends well.
     pub(crate) fn succeeds(self) -> bool {
         self.exit_code().is_ok_and(|code| code == Some(0))

@@ -12,7 +12,7 @@ use lexopt::Arg;
 use self::programs::RunBy;
 use crate::process::{cargo, program};
 use crate::setup::{self, Purpose};
-use crate::{chart, fuzz, kubernetes, layout, licences, lint, machine, workspace};
+use crate::{chart, fuzz, kubernetes, layout, licences, lint, machine, two_nodes, workspace};
 
 pub(crate) const SUMMARY: &str = "run every check and test, those that need root too; what CI runs";
 pub(crate) const HELP: &str = "
@@ -29,6 +29,7 @@ Installs what is missing, then runs the parts in this order, or only those named
   root       tests that need root (sudo where you are not root)
   cases      the PolicyTests of tests/cases in every engine (root)
   cluster    the agent against a real API server (root; needs go or KUBEBUILDER_ASSETS)
+  e2e        an end-to-end run on two real nodes (root; needs SLUICE_CLUSTER)
   fuzz       short runs of the fuzz targets
 Goes on after a part that fails; ends with a line per part, and fails if one did.";
 
@@ -49,6 +50,7 @@ const PARTS: &[Part] = &[
     ("root", root),
     ("cases", cases),
     ("cluster", cluster),
+    ("e2e", two_nodes::run),
     ("fuzz", || fuzz::run(fuzz::TARGETS, FUZZ_SECONDS)),
 ];
 

@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod lab;
 mod lifetimes;
 pub mod matrix;
+pub mod probe;
 pub mod progress;
 pub mod status;
 pub mod test;
@@ -60,6 +61,9 @@ pub enum Command {
     Lab(lab::LabArguments),
     /// Install the CNI plugin on this node, or remove it
     Cni(cni::CniArguments),
+    /// Do what an end-to-end run asks for, in a pod of its own
+    #[command(hide = true)]
+    Probe(probe::ProbeArguments),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArguments),
 }
@@ -158,6 +162,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Lab(arguments) => lab::run(&arguments),
         Command::Cni(arguments) => cni::run(&arguments),
+        Command::Probe(arguments) => probe::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     };
     match result {

@@ -245,6 +245,20 @@ pub fn foreign_tcx(ifindex: u32) -> Result<BTreeMap<Direction, Vec<String>>, Att
     Ok(found)
 }
 
+/// Our programs on the tcx hooks of an interface, in the same form.
+///
+/// # Errors
+/// [`AttachError::Kernel`].
+pub fn own_tcx(ifindex: u32) -> Result<Vec<String>, AttachError> {
+    let mut found = Vec::new();
+    for direction in DIRECTIONS {
+        let programs = on_tcx(ifindex, direction).map_err(refused(ifindex, direction))?;
+        let ours = programs.into_iter().filter(|(_, name)| is_ours(name));
+        found.extend(ours.map(|(id, name)| format!("{name} (id {id})")));
+    }
+    Ok(found)
+}
+
 /// True for the name of one of our programs.
 pub fn is_ours(name: &str) -> bool {
     name.starts_with(OUR_PREFIX)

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
 use sluice_policy::model::{Answer, PodName, Protocol};
 
 use crate::cluster::Cluster;
@@ -49,7 +50,10 @@ impl Family {
 }
 
 /// What a probe sends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum ProbeProtocol {
     /// A connection; the default.
     #[default]

@@ -1,8 +1,8 @@
 //! A cluster of network namespaces with the real agent: to test policies, and to try them by hand.
 //!
 //! * `topology`: which namespaces there are; `wire` and `netns` make them; `translate` is for services;
-//! * `node`: the agent of a node; `station`: the thread in a namespace that asks (`connection`,
-//!   `sctp`) and answers (`respond`);
+//! * `node`: the agent of a node; `station`: the thread in a namespace; `resident`: how it asks
+//!   (`connection`, `sctp`) and answers (`respond`);
 //! * `probe` and `rounds`: probes and their verdicts;
 //! * `state` and `reaper`: what is on disk, and how it all ends; `manage` and `description`: for those
 //!   outside.
@@ -16,8 +16,9 @@ mod manage;
 mod netns;
 mod node;
 mod options;
-mod probe;
+pub mod probe;
 mod reaper;
+pub mod resident;
 mod respond;
 mod rounds;
 mod sctp;
@@ -33,18 +34,18 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use sluice_policy::model::Protocol;
+use sluice_policy::model::{PodName, Protocol};
 
 use self::node::{NodeAgent, NodeFiles};
 use self::options::check_machine;
-use self::probe::Prober;
+use self::probe::{Dropped, Field, Prober, Station as _};
 use self::reaper::Reaper;
-use self::respond::Port;
+use self::resident::{Job, Port, Reply};
 use self::state::{Notes, Registry, StateDir};
 use self::station::Station;
-use self::topology::{Place, Topology};
+use self::topology::Topology;
 use crate::cluster::Cluster;
-use crate::engine::{Outcome, Probe, ProbeProtocol};
+use crate::engine::{End, Outcome, Probe, ProbeProtocol};
 
 pub use self::description::{
     Description, EndpointDescription, ExternalDescription, NodeDescription,
@@ -52,7 +53,7 @@ pub use self::description::{
 pub use self::manage::{down, enter, list};
 pub use self::options::{LabError, LabOptions};
 pub use self::reaper::reap;
-pub use self::topology::OUTSIDE_HOST;
+pub use self::topology::{OUTSIDE_HOST, Place};
 
 /// Where BPF file systems are mounted by custom.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -146,13 +147,11 @@ impl Lab {
     fn populate(&mut self, added: &[&Place]) -> anyhow::Result<()> {
         for place in added {
             let leaf = &self.topology.leaves[*place];
-            let station = Station::start(&leaf.netns, &leaf.addresses)?;
+            let station = Station::start(&leaf.netns)?;
             let ports = declared_ports(&self.cluster, place);
-            let listening = station.listen(ports);
-            listening
-                .recv()
-                .context("a namespace's thread has ended")?
-                .with_context(|| format!("cannot listen in {place}"))?;
+            let job = Job::Listen { addresses: leaf.addresses.clone(), ports };
+            let listening = station.ask(job).recv().context("a namespace's thread has ended")?;
+            anyhow::ensure!(listening == Reply::Done, "in {place}: {listening:?}");
             self.stations.insert((*place).clone(), station);
             if let (Place::Node(node), true) = (place, self.options.agents) {
                 let files = self.node_files(node);
@@ -207,13 +206,10 @@ impl Lab {
     /// # Errors
     /// An end is not in the lab, or the lab itself fails.
     pub fn probe(&mut self, probes: &[Probe]) -> anyhow::Result<Vec<Outcome>> {
-        let prober = Prober {
-            topology: &self.topology,
-            cluster: &self.cluster,
-            stations: &self.stations,
-            agents: &self.agents,
-        };
-        prober.run(probes)
+        let prober = Prober { field: &*self, cluster: &self.cluster };
+        let outcomes = prober.run(probes)?;
+        prober.next_step()?;
+        Ok(outcomes)
     }
 
     /// What there is.
@@ -298,6 +294,42 @@ impl Lab {
         namespaces.dedup();
         let pins = self.pins();
         self.state.write(&Notes { namespaces, pins, pid: std::process::id(), description })
+    }
+}
+
+impl Field for Lab {
+    fn place(&self, end: &End) -> Option<Place> {
+        self.topology.place(end)
+    }
+
+    fn addresses(&self, place: &Place) -> Vec<IpAddr> {
+        self.topology.leaves.get(place).map_or(Vec::new(), |leaf| leaf.addresses.clone())
+    }
+
+    fn station(&self, place: &Place) -> Option<&dyn probe::Station> {
+        self.stations.get(place).map(|station| station as &dyn probe::Station)
+    }
+
+    fn stations(&self) -> Vec<&dyn probe::Station> {
+        self.stations.values().map(|station| station as &dyn probe::Station).collect()
+    }
+
+    fn dropped(&self, pods: &BTreeSet<PodName>) -> anyhow::Result<BTreeMap<PodName, Dropped>> {
+        let mut found = BTreeMap::new();
+        for (node, agent) in &self.agents {
+            let counters =
+                agent.counters().with_context(|| format!("cannot read the tables of {node}"))?;
+            let here = |pod: &&PodName| {
+                self.topology.node(&Place::Pod((*pod).clone())) == Some(node.as_str())
+            };
+            for pod in pods.iter().filter(here) {
+                let dropped = counters.dropped(pod);
+                let dropped =
+                    dropped.with_context(|| format!("cannot read the counters of {pod}"))?;
+                found.insert(pod.clone(), dropped);
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -16,6 +16,7 @@ use sluice_common::reason::{Outcome, Reason};
 use sluice_policy::model::PodName;
 
 use super::netns;
+use super::probe::Dropped;
 use crate::control::{self, AskError, Request, Response};
 use crate::datapath::KernelMaps;
 use crate::datapath::counters::Snapshot;
@@ -220,15 +221,6 @@ impl DropCounters<'_> {
             None => Ok(Dropped::default()),
         }
     }
-}
-
-/// Packets dropped, by the pod's view.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Dropped {
-    /// On their way to the pod.
-    pub(super) ingress: u64,
-    /// On their way from it.
-    pub(super) egress: u64,
 }
 
 impl Dropped {

@@ -1,6 +1,6 @@
 //! The answering side of probes: everything that is sent comes back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,11 +10,9 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
+use super::resident::Port;
 use super::sctp;
 use crate::engine::ProbeProtocol;
-
-/// A port to answer on. ICMP needs none: the kernel answers.
-pub(super) type Port = (ProbeProtocol, u16);
 
 /// The answering tasks of one namespace. They run on the runtime of the thread that listens.
 #[derive(Debug, Default)]
@@ -22,6 +20,21 @@ pub(super) struct Responder {
     open: BTreeSet<Port>,
     sctp: Arc<Mutex<BTreeSet<u16>>>,
     sctp_runs: bool,
+    heard: Heard,
+}
+
+/// Connections and datagrams that have arrived, by where they came from.
+#[derive(Clone, Debug, Default)]
+struct Heard(Arc<Mutex<BTreeMap<IpAddr, u64>>>);
+
+impl Heard {
+    fn note(&self, from: IpAddr) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(from).or_default() += 1;
+    }
+
+    fn of(&self, from: IpAddr) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&from).copied().unwrap_or(0)
+    }
 }
 
 impl Responder {
@@ -38,8 +51,8 @@ impl Responder {
             for address in addresses {
                 let at = SocketAddr::new(*address, *port);
                 let opened = match protocol {
-                    ProbeProtocol::Tcp => listen_tcp(at).await,
-                    ProbeProtocol::Udp => listen_udp(at).await,
+                    ProbeProtocol::Tcp => listen_tcp(at, self.heard.clone()).await,
+                    ProbeProtocol::Udp => listen_udp(at, self.heard.clone()).await,
                     ProbeProtocol::Sctp | ProbeProtocol::Icmp => Ok(()),
                 };
                 match opened {
@@ -56,6 +69,11 @@ impl Responder {
         Ok(())
     }
 
+    /// Connections and datagrams that have arrived from an address, whether they were answered or not.
+    pub(super) fn heard(&self, from: IpAddr) -> u64 {
+        self.heard.of(from)
+    }
+
     /// One raw socket per address sees the packets to all ports.
     fn listen_sctp(&mut self, addresses: &[IpAddr]) -> io::Result<()> {
         if self.sctp_runs {
@@ -70,12 +88,13 @@ impl Responder {
     }
 }
 
-async fn listen_tcp(at: SocketAddr) -> io::Result<()> {
+async fn listen_tcp(at: SocketAddr, heard: Heard) -> io::Result<()> {
     let listener = TcpListener::bind(at).await?;
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, from)) => {
+                    heard.note(from.ip());
                     tokio::spawn(echo_stream(stream));
                 }
                 // The connection is gone again, or there are too many: those that are there end.
@@ -100,13 +119,14 @@ async fn echo_stream(mut stream: TcpStream) {
     }
 }
 
-async fn listen_udp(at: SocketAddr) -> io::Result<()> {
+async fn listen_udp(at: SocketAddr, heard: Heard) -> io::Result<()> {
     let socket = UdpSocket::bind(at).await?;
     tokio::spawn(async move {
         let mut buffer = [0; 2048];
         loop {
             // An error is an earlier answer's that found no way; it says nothing about the next.
             if let Ok((n, from)) = socket.recv_from(&mut buffer).await {
+                heard.note(from.ip());
                 let _ = socket.send_to(&buffer[..n], from).await;
             }
         }

@@ -3,56 +3,35 @@
 //! The thread enters the namespace before anything else and never leaves it, so every socket of its
 //! runtime is made inside. Nothing else of this process ever changes its namespace.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc as blocking;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use anyhow::Context as _;
-use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
-use super::connection::Connection;
 use super::netns;
-use super::respond::{Port, Responder};
-use crate::engine::Probe;
+use super::probe;
+use super::resident::{Job, Reply, Resident};
 
-/// One attempt.
-#[derive(Clone, Debug)]
-pub(super) struct Attempt {
-    /// Which probe it belongs to: the connection is kept under this name.
-    pub(super) probe: Probe,
-    /// The address that it comes from.
-    pub(super) from: IpAddr,
-    /// Where it goes; the port counts for protocols that have one.
-    pub(super) to: SocketAddr,
-}
-
-enum Job {
-    Listen(BTreeSet<Port>, blocking::Sender<io::Result<()>>),
-    Attempt(Vec<Attempt>, Duration, blocking::Sender<Vec<bool>>),
-    NextStep,
-}
+/// A job, and where its reply goes.
+type Order = (Job, blocking::Sender<Reply>);
 
 /// The thread. It ends when this value is dropped, and its sockets with it.
 #[derive(Debug)]
 pub(super) struct Station {
-    jobs: Option<mpsc::UnboundedSender<Job>>,
+    orders: Option<mpsc::UnboundedSender<Order>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Station {
-    /// Starts a thread in a namespace that has these addresses.
+    /// Starts a thread in a namespace.
     ///
     /// # Errors
     /// The namespace cannot be entered.
-    pub(super) fn start(netns: &str, addresses: &[IpAddr]) -> anyhow::Result<Self> {
-        let (jobs, queue) = mpsc::unbounded_channel();
+    pub(super) fn start(netns: &str) -> anyhow::Result<Self> {
+        let (orders, queue) = mpsc::unbounded_channel();
         let (ready, started) = blocking::channel();
         let (name, netns) = (format!("in {netns}"), netns.to_string());
-        let resident = Resident { addresses: addresses.to_vec(), ..Resident::default() };
         let thread = thread::Builder::new().name(name).spawn(move || {
             let entered = netns::enter(&netns).and_then(|()| {
                 tokio::runtime::Builder::new_current_thread()
@@ -64,7 +43,7 @@ impl Station {
                 Ok(runtime) => {
                     // Nobody waits for the answer any more if starting was given up.
                     let _ = ready.send(Ok(()));
-                    runtime.block_on(resident.work(queue));
+                    runtime.block_on(work(queue));
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
@@ -72,46 +51,25 @@ impl Station {
             }
         })?;
         started.recv().context("the thread of a namespace ended")??;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { orders: Some(orders), thread: Some(thread) })
     }
+}
 
-    /// Answers on further ports. The returned channel says when it does.
-    pub(super) fn listen(&self, ports: BTreeSet<Port>) -> blocking::Receiver<io::Result<()>> {
-        let (reply, answer) = blocking::channel();
-        self.send(Job::Listen(ports, reply));
-        answer
-    }
-
-    /// Makes all attempts at once, each with `window` to be answered. The returned channel says which
-    /// were, once all are or the window is over.
-    pub(super) fn attempt(
-        &self,
-        attempts: Vec<Attempt>,
-        window: Duration,
-    ) -> blocking::Receiver<Vec<bool>> {
-        let (reply, answer) = blocking::channel();
-        self.send(Job::Attempt(attempts, window, reply));
-        answer
-    }
-
-    /// Keeps the connections that were opened or used since the last call and that answer, and closes
-    /// the others.
-    pub(super) fn next_step(&self) {
-        self.send(Job::NextStep);
-    }
-
-    /// A thread that has ended drops the job, and with it the reply's sender: the caller sees it
+impl probe::Station for Station {
+    /// A thread that has ended drops the order, and with it the reply's sender: the caller sees it
     /// there.
-    fn send(&self, job: Job) {
-        if let Some(jobs) = &self.jobs {
-            let _ = jobs.send(job);
+    fn ask(&self, job: Job) -> blocking::Receiver<Reply> {
+        let (reply, answer) = blocking::channel();
+        if let Some(orders) = &self.orders {
+            let _ = orders.send((job, reply));
         }
+        answer
     }
 }
 
 impl Drop for Station {
     fn drop(&mut self) {
-        self.jobs.take();
+        self.orders.take();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has said so.
             let _ = thread.join();
@@ -119,99 +77,10 @@ impl Drop for Station {
     }
 }
 
-/// What the thread has.
-#[derive(Default)]
-struct Resident {
-    addresses: Vec<IpAddr>,
-    responder: Responder,
-    /// Of the step before.
-    kept: BTreeMap<Probe, Connection>,
-    /// Of this step, and whether it answered the last time.
-    fresh: BTreeMap<Probe, (Connection, bool)>,
-}
-
-impl Resident {
-    async fn work(mut self, mut queue: mpsc::UnboundedReceiver<Job>) {
-        while let Some(job) = queue.recv().await {
-            // Whoever asked and is gone needs no answer.
-            match job {
-                Job::Listen(ports, reply) => {
-                    let _ = reply.send(self.responder.listen(&self.addresses, &ports).await);
-                }
-                Job::Attempt(attempts, window, reply) => {
-                    let _ = reply.send(self.attempt(attempts, window).await);
-                }
-                Job::NextStep => self.next_step(),
-            }
-        }
-    }
-
-    async fn attempt(&mut self, attempts: Vec<Attempt>, window: Duration) -> Vec<bool> {
-        let probes: Vec<Probe> = attempts.iter().map(|attempt| attempt.probe.clone()).collect();
-        let tries: Vec<_> = attempts
-            .into_iter()
-            .map(|attempt| {
-                let kept = self.connection_for(&attempt.probe);
-                attempt_one(attempt, kept, window)
-            })
-            .collect();
-        let mut answered = Vec::with_capacity(probes.len());
-        for (probe, (connection, yes)) in probes.into_iter().zip(join_all(tries).await) {
-            answered.push(yes);
-            if let Some(connection) = connection {
-                self.fresh.insert(opening(&probe), (connection, yes));
-            }
-        }
-        answered
-    }
-
-    /// A connection that no longer answers would go on trying.
-    fn next_step(&mut self) {
-        let fresh = std::mem::take(&mut self.fresh).into_iter();
-        self.kept = fresh
-            .filter_map(|(probe, (connection, answers))| answers.then_some((probe, connection)))
-            .collect();
-    }
-
-    /// The open connection that a probe is about: only one that asks for it goes on with one.
-    fn connection_for(&mut self, probe: &Probe) -> Option<Connection> {
-        if !probe.established {
-            return None;
-        }
-        let name = opening(probe);
-        // Used before in this step: the probe is repeated.
-        let used = self.fresh.remove(&name).map(|(connection, _)| connection);
-        used.or_else(|| self.kept.remove(&name))
-    }
-}
-
-/// The probe that opened the connection that `probe` goes on with.
-fn opening(probe: &Probe) -> Probe {
-    Probe { established: false, ..probe.clone() }
-}
-
-/// The connection, if there is one to keep, and whether it answered. One that was kept is kept on
-/// though it did not answer, since the attempt may be repeated.
-async fn attempt_one(
-    attempt: Attempt,
-    kept: Option<Connection>,
-    window: Duration,
-) -> (Option<Connection>, bool) {
-    let Attempt { probe, from, to } = attempt;
-    if let Some(mut connection) = kept {
-        let answered = tokio::time::timeout(window, connection.ask()).await;
-        return (Some(connection), matches!(answered, Ok(Ok(()))));
-    }
-    if probe.established {
-        return (None, false);
-    }
-    let opened = tokio::time::timeout(window, async {
-        let mut connection = Connection::open(probe.protocol, from, to).await?;
-        connection.ask().await?;
-        io::Result::Ok(connection)
-    });
-    match opened.await {
-        Ok(Ok(connection)) => (Some(connection), true),
-        _ => (None, false),
+async fn work(mut queue: mpsc::UnboundedReceiver<Order>) {
+    let mut resident = Resident::default();
+    while let Some((job, reply)) = queue.recv().await {
+        // Whoever asked and is gone needs no answer.
+        let _ = reply.send(resident.work(job).await);
     }
 }

@@ -28,7 +28,7 @@ const NETNS_NAME_MAX: usize = 200;
 
 /// What a namespace stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Place {
+pub enum Place {
     /// The router between the nodes and the outside.
     Fabric,
     /// A node.

@@ -27,6 +27,8 @@ pub struct PlannedTest {
 pub struct PlannedStep {
     /// Its name, where it has one.
     pub name: Option<String>,
+    /// What it removes first; some of it may be back in `cluster`, made anew.
+    pub deleted: Vec<ObjectKey>,
     /// The cluster after its changes.
     pub cluster: Cluster,
     /// Its probes.
@@ -83,6 +85,7 @@ fn plan_test(
                 let probes = plan_probes(&field, step, &cluster, &mut faults);
                 steps.push(PlannedStep {
                     name: step.name.clone(),
+                    deleted: step.delete.clone(),
                     cluster,
                     probes,
                     openings: Vec::new(),
