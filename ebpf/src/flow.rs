@@ -190,14 +190,12 @@ impl Place {
         bucket.lock();
         // Another flow may have taken the place meanwhile.
         if bucket.is_of(*way, key) {
-            let entry = bucket.entry(*way);
             // SAFETY: within the element; under the lock nobody else writes it.
-            unsafe {
-                // What another CPU has seen meanwhile stays seen.
-                let flags = next.flags | (*entry).flow.flags & track::BOTH_CLOSED;
-                (*entry).deadline = deadline;
-                (*entry).flow = Flow { flags, ..*next };
-            }
+            let entry = unsafe { &mut *bucket.entry(*way) };
+            // What another CPU has seen meanwhile stays seen.
+            let flags = next.flags | entry.flow.flags & track::BOTH_CLOSED;
+            entry.deadline = deadline;
+            entry.flow = Flow { flags, ..*next };
         }
         bucket.unlock();
     }
@@ -215,12 +213,14 @@ pub(crate) fn insert(key: &FlowKey, flow: &Flow, spot: Spot, clock: Clock) -> bo
     let way = bucket::place_for(unsafe { &*bucket.0 }, key, tag, second, Blur(tag));
     if way < FLOW_WAYS {
         // SAFETY: within the element, as just checked; under the lock nobody else writes it.
-        unsafe {
-            bucket.tags().wrapping_add(way).write_volatile(tag);
-            words::copy::<_, u32>(key, &raw mut (*bucket.entry(way)).key);
-            (*bucket.entry(way)).deadline = deadline;
-            words::copy::<_, u64>(flow, &raw mut (*bucket.entry(way)).flow);
-        }
+        unsafe { bucket.tags().wrapping_add(way).write_volatile(tag) };
+        // SAFETY: as above; the tags are beside the entries.
+        let entry = unsafe { &mut *bucket.entry(way) };
+        // SAFETY: room for a key, which has no padding.
+        unsafe { words::copy::<_, u32>(key, &raw mut entry.key) };
+        entry.deadline = deadline;
+        // SAFETY: room for a flow, which has no padding.
+        unsafe { words::copy::<_, u64>(flow, &raw mut entry.flow) };
     }
     bucket.unlock();
     recent::forget(spot);
