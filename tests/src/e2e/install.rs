@@ -110,12 +110,29 @@ pub async fn roll_out(kube: &Kube, daemon_set: &Value) -> anyhow::Result<()> {
     let mut states = String::new();
     for pod in kube.list("v1", "Pod", namespace.unwrap_or_default(), "").await? {
         if pod.pointer("/metadata/ownerReferences/0/name") == Some(name) {
-            let statuses = pod.pointer("/status/containerStatuses").unwrap_or(&Value::Null);
-            let init = pod.pointer("/status/initContainerStatuses").unwrap_or(&Value::Null);
-            states += &format!("\n  {}: {statuses} {init}", title(&pod));
+            states += &format!("\n  {}: {}", title(&pod), troubles(&pod));
         }
     }
     bail!("{error:#}; its pods:{states}");
+}
+
+/// What the containers of a pod wait for, or how they ended.
+fn troubles(pod: &Value) -> String {
+    let mut found = Vec::new();
+    for list in ["initContainerStatuses", "containerStatuses"] {
+        for container in pod["status"][list].as_array().into_iter().flatten() {
+            for state in [&container["state"], &container["lastState"]] {
+                for kind in ["waiting", "terminated"] {
+                    let text = |field: &str| state[kind][field].as_str().unwrap_or_default();
+                    if state.get(kind).is_some() {
+                        let name = container["name"].as_str().unwrap_or_default();
+                        found.push(format!("{name}: {} {}", text("reason"), text("message")));
+                    }
+                }
+            }
+        }
+    }
+    if found.is_empty() { "it runs".into() } else { found.join("; ") }
 }
 
 fn rolled_out(daemon_set: Option<&Value>) -> Result<(), String> {
@@ -131,7 +148,8 @@ fn rolled_out(daemon_set: Option<&Value>) -> Result<(), String> {
     Err(format!("{updated} of {wanted} pods are up to date, {ready} ready"))
 }
 
-/// Takes sluice off the nodes, then its objects off the cluster; how long that took.
+/// Takes sluice off the nodes, then its objects off the cluster; how long that took. The objects go
+/// also where a node is not done.
 ///
 /// # Errors
 /// A node is not done in time, or an object stays.
@@ -140,7 +158,7 @@ pub async fn uninstall(kube: &Kube, manifests: &Manifests) -> anyhow::Result<Dur
     for object in &manifests.remove {
         kube.apply(object).await?;
     }
-    roll_out(kube, daemon_set(&manifests.remove)?).await?;
+    let off = roll_out(kube, daemon_set(&manifests.remove)?).await;
     let all = manifests.install.iter().chain(&manifests.remove);
     for object in all.clone() {
         kube.delete(object).await?;
@@ -148,6 +166,7 @@ pub async fn uninstall(kube: &Kube, manifests: &Manifests) -> anyhow::Result<Dur
     for object in all {
         kube.wait(object, PATIENCE, is_gone).await?;
     }
+    off.context("sluice may still be on a node")?;
     Ok(begun.elapsed())
 }
 

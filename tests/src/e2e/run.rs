@@ -260,15 +260,15 @@ impl Run {
 }
 
 async fn clean(kube: &Kube, manifests: &Manifests, run: &str) -> anyhow::Result<usize> {
-    if kube.get(manifests.daemon_set()?).await?.is_some() {
-        install::uninstall(kube, manifests).await?;
-    }
+    let installed = kube.get(manifests.daemon_set()?).await?.is_some();
+    // The namespaces go also where a node keeps something.
+    let off = if installed { install::uninstall(kube, manifests).await.map(drop) } else { Ok(()) };
     let spaces = kube.list("v1", "Namespace", "", &format!("{RUN_LABEL}={run}")).await?;
     let named = |space: &Value| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space["metadata"]["name"]}});
     let spaces: Vec<Value> = spaces.iter().map(named).collect();
     try_join_all(spaces.iter().map(|space| kube.delete(space))).await?;
     try_join_all(spaces.iter().map(|space| kube.wait(space, GONE_PATIENCE, is_gone))).await?;
-    Ok(spaces.len())
+    off.map(|()| spaces.len())
 }
 
 /// A pod template that logs in another form: another agent, as an upgrade makes one.
