@@ -45,8 +45,15 @@ about the container's own /sys or /run concerns them. */ -}}
 - {name: KUBERNETES_SERVICE_PORT, value: {{ .Values.apiServer.port | quote }}}
 {{- end }}
 {{- if .Values.cni.enabled }}
-- {name: SLUICE_CNI_CONF_DIR, value: {{ printf "/host%s" .Values.cni.confDir }}}
+{{ include "sluice.cniEnvironment" . }}
 {{- end }}
+{{- end }}
+
+{{- define "sluice.cniEnvironment" -}}
+- {name: SLUICE_CNI_CONF_DIR, value: {{ printf "/host%s" .Values.cni.confDir }}}
+- {name: SLUICE_CNI_BIN_DIR, value: {{ printf "/host%s" .Values.cni.binDir }}}
+# The runtime calls the plugin on the node itself: this is the path there.
+- {name: SLUICE_CNI_STATE_DIR, value: {{ .Values.host.stateDir }}}
 {{- end }}
 
 {{- define "sluice.container" -}}
