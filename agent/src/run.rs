@@ -223,7 +223,8 @@ impl<K: Kernel> Agent<K> {
                 }
             }
             Event::Faults(faults) => {
-                for fault in faults.iter().filter(|fault| !self.faults.contains(fault)) {
+                let known: BTreeSet<&String> = self.faults.iter().collect();
+                for fault in faults.iter().filter(|fault| !known.contains(fault)) {
                     tracing::warn!("{fault}");
                 }
                 self.faults = faults;

@@ -135,17 +135,23 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Takes in what the source sent. Nothing is written yet.
-    pub fn change(&mut self, mut changes: Vec<Change>) {
-        let mut further = Vec::new();
-        for change in &mut changes {
-            self.site.complete(change);
-            self.complete_pod(change);
-            if let Change::Pod(name, pod) = change {
+    pub fn change(&mut self, changes: Vec<Change>) {
+        let (mut taken, mut further) = (Vec::new(), Vec::new());
+        for mut change in changes {
+            self.site.complete(&mut change);
+            self.complete_pod(&mut change);
+            if let Change::Pod(name, pod) = &change {
+                if self.local.contains_key(name) && !taken.is_empty() {
+                    // A pod that parts from its object here goes on with the last labels that it had,
+                    // which may be among these.
+                    self.touched.merge(self.compiler.apply(std::mem::take(&mut taken)));
+                }
                 self.take_in_pod(name, pod.as_ref(), &mut further);
             }
+            taken.push(change);
         }
-        changes.extend(further);
-        self.touched.merge(self.compiler.apply(changes));
+        taken.extend(further);
+        self.touched.merge(self.compiler.apply(taken));
     }
 
     /// Takes in what discovery found. Nothing is written yet.

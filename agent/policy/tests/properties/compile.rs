@@ -200,6 +200,7 @@ proptest! {
     fn what_leaves_again_leaves_nothing_behind(world in world(), more in batches()) {
         let mut compiler = compile(&world, Capacity::default());
         let (tables, names) = (compiler.tables().clone(), compiler.names().clone());
+        let hairpins = renumbered(&compiler).hairpins;
         let undo: Vec<_> = more.iter().flatten().map(|change| undo(&world, change)).collect();
         more.into_iter().for_each(|batch| { compiler.apply(batch); });
         compiler.apply(undo);
@@ -209,7 +210,8 @@ proptest! {
         prop_assert_eq!(compiler.names().rules.len(), names.rules.len());
         prop_assert_eq!(compiler.tables().decisions.len(), tables.decisions.len());
         prop_assert_eq!(compiler.tables().cidrs.len(), tables.cidrs.len());
-        prop_assert_eq!(&compiler.tables().hairpins, &tables.hairpins);
+        // A rule that comes back may get another number.
+        prop_assert_eq!(renumbered(&compiler).hairpins, hairpins);
         prop_assert_eq!(compiler.tables().vips.len(), tables.vips.len());
     }
 }

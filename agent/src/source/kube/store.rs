@@ -349,8 +349,7 @@ impl Store {
         }
         self.trouble_changes += 1;
         let (reason, consequence) = consequence(kind, read);
-        let wrong: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        let note = format!("{}; {consequence}", wrong.join("; "));
+        let note = format!("{}; {consequence}", in_words(faults));
         let regarding = Regarding { kind, name: name.into(), uid };
         self.troubles.insert((kind, name.into()), Trouble { regarding, reason, note });
     }
@@ -361,6 +360,20 @@ impl Store {
         let known = self.kinds.get(&kind);
         known.into_iter().flat_map(|known| known.objects.keys()).map(ToString::to_string).collect()
     }
+}
+
+/// Faults of one object that are told one by one. Whoever may write a policy may write one with tens of
+/// thousands, and every agent keeps, logs and shows what is told.
+const FAULTS_TOLD: usize = 16;
+
+/// The first faults, and how many there are besides.
+fn in_words(faults: &[Fault]) -> String {
+    let told = faults.iter().take(FAULTS_TOLD);
+    let mut words = told.map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    if faults.len() > FAULTS_TOLD {
+        words.push_str(&format!("; and {} further faults", faults.len() - FAULTS_TOLD));
+    }
+    words
 }
 
 /// The fingerprint of an object of which nothing was ever read, and of those that become nothing by
@@ -386,5 +399,30 @@ const fn consequence(kind: Kind, read: Read) -> (Reason, &'static str) {
             (Reason::LastVersionKept, "the last version that could be read stays in force")
         }
         (_, Read::Never) => (Reason::NotRead, "it does not count"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_with_thousands_of_faults_is_told_of_in_a_few_lines_with_their_number() {
+        let object = |faults: usize| {
+            let fault = |i| Fault { field: format!("spec.x[{i}]"), reason: "is wrong".into() };
+            let faults = (0..faults).map(fault).collect();
+            let arrival = Arrival { item: None, faults, node: None };
+            Object { name: "x/p".into(), uid: "u".into(), runtime_uid: None, arrival }
+        };
+        let note = |faults| {
+            let mut store = Store::new("n".into());
+            store.put(Kind::NetworkPolicy, object(faults));
+            store.troubles().next().map(|trouble| trouble.note.clone()).unwrap_or_default()
+        };
+        let few = note(FAULTS_TOLD);
+        assert!(few.contains("spec.x[15]") && !few.contains("further"), "{few}");
+        let many = note(20_000);
+        assert!(many.contains("; and 19984 further faults; "), "{many}");
+        assert!(many.len() < few.len() + 40, "{} bytes", many.len());
     }
 }
