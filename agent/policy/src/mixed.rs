@@ -2,24 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sluice_common::abi::{ClassId, Direction, Endpoint, PROTOCOL_ANY, RULE_MIXED, VipKey};
-use sluice_common::decide::{Asked, Lookup as _, decide};
+use sluice_common::abi::{ClassId, Direction, Endpoint, RULE_MIXED, VipKey};
+use sluice_common::decide::{Asked, decide};
 
 use crate::compile::Compiler;
 use crate::model::{PodName, ServiceName};
-use crate::sets::SetIndex;
-use crate::vips::VipClass;
 
 impl Compiler {
-    /// The services that are closed to endpoints for this reason, by endpoint. Looks at what sets say
-    /// to VIP classes, and where that is of this kind, at all VIPs.
+    /// The services that are closed to endpoints for this reason, by endpoint. Where there are any, it
+    /// looks at all VIPs; where there are none, at no decision: it is asked after every change.
     pub fn mixed_services(&self) -> BTreeMap<PodName, BTreeSet<ServiceName>> {
         let tables = self.tables();
         let classes: BTreeSet<ClassId> = self
             .vips
             .classes
             .iter()
-            .filter(|(_, class)| class.decided_in.iter().any(|set| self.is_mixed(*set, class)))
+            .filter(|(_, class)| !class.mixed_in.is_empty())
             .filter_map(|(_, class)| class.number)
             .collect();
         let hairpins = tables.hairpins.iter().filter(|(_, way)| way.decision.rule == RULE_MIXED);
@@ -41,13 +39,6 @@ impl Compiler {
             }
         }
         found
-    }
-
-    fn is_mixed(&self, set: SetIndex, class: &VipClass) -> bool {
-        let numbers = self.set_number(set).zip(class.number);
-        numbers.is_some_and(|(set, class)| {
-            self.tables().decision(set, class, PROTOCOL_ANY, 0).rule == RULE_MIXED
-        })
     }
 
     fn is_closed_as_mixed(&self, slot: u32, endpoint: &Endpoint, vip: &VipKey) -> bool {

@@ -13,7 +13,7 @@ use crate::ports::Outcome;
 use crate::sets::{Set, SetIndex};
 use crate::settle::Work;
 use crate::vips::{
-    BackendAddress, VipClassIndex, VipClassKey, Way, backends_of, keys_of, protocol_of,
+    BackendAddress, VipClass, VipClassIndex, VipClassKey, Way, backends_of, keys_of, protocol_of,
 };
 
 impl Compiler {
@@ -212,12 +212,17 @@ impl Compiler {
         let sets: BTreeSet<SetIndex> = pairs.iter().map(|(set, _)| *set).collect();
         for (index, class) in pairs {
             let decision = self.vip_decision(index, class);
-            let decided_in = &mut self.vips.classes[class].decided_in;
+            let VipClass { decided_in, mixed_in, .. } = &mut self.vips.classes[class];
             let (before, now) = (decided_in.contains(&index), decision.is_some());
             if now {
                 decided_in.insert(index);
             } else {
                 decided_in.remove(&index);
+            }
+            if decision == Some(Outcome::MIXED) {
+                mixed_in.insert(index);
+            } else {
+                mixed_in.remove(&index);
             }
             let set = self.sets.get_mut(index);
             set.entries = set.entries + usize::from(now) - usize::from(before);

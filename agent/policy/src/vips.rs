@@ -28,6 +28,8 @@ pub(crate) struct VipClass {
     pub(crate) vips: usize,
     /// The sets that have a decision for it.
     pub(crate) decided_in: BTreeSet<SetIndex>,
+    /// Of these, the ones that close it because its backends get different verdicts.
+    pub(crate) mixed_in: BTreeSet<SetIndex>,
     /// Its number in the tables, once it has one.
     pub(crate) number: Option<ClassId>,
 }
@@ -111,8 +113,8 @@ impl Vips {
         if let Some(index) = self.by_key.get(&key) {
             return *index;
         }
-        let decided_in = BTreeSet::new();
-        let class = VipClass { key: key.clone(), vips: 0, decided_in, number: None };
+        let (decided_in, mixed_in) = (BTreeSet::new(), BTreeSet::new());
+        let class = VipClass { key: key.clone(), vips: 0, decided_in, mixed_in, number: None };
         let index = self.classes.insert(class);
         for (class, _) in &key.1 {
             self.by_class.entry(*class).or_default().insert(index);

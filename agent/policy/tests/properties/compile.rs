@@ -1,12 +1,14 @@
 //! What must hold of compiling, whatever the world.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use sluice_common::abi::{CidrKey, ClassId, DecisionKey, RULE_MAX};
+use sluice_common::abi::{CidrKey, ClassId, DecisionKey, RULE_MAX, RULE_MIXED, VipKey};
+use sluice_common::decide::{Asked, decide};
 use sluice_policy::answer::answer;
 use sluice_policy::capacity::{Capacity, Table};
 use sluice_policy::compile::{Compiler, compile};
+use sluice_policy::model::{Direction, LocalEndpoint, PodName};
 use sluice_policy::names::Names;
 use sluice_policy::oracle::judge;
 use sluice_policy::tables::{Prefix, Tables};
@@ -194,6 +196,30 @@ proptest! {
         let mut compiler = compile(&world, Capacity::default());
         let touched = compiler.apply(shuffled(&world, &[7]));
         prop_assert!(touched.is_empty());
+    }
+
+    #[test]
+    fn the_services_called_mixed_are_those_that_the_tables_close_as_such(world in world(), more in batches()) {
+        let mut compiler = compile(&world, Capacity::default());
+        more.into_iter().for_each(|batch| { compiler.apply(batch); });
+        let tables = compiler.tables();
+        let is_told = |local: &LocalEndpoint| {
+            let Some(endpoint) = tables.endpoints.get(&local.slot) else { return false };
+            let direction = Direction::Egress;
+            let is_mixed = |vip: &VipKey| {
+                let (protocol, port) = (vip.protocol(), vip.port());
+                let asked =
+                    Asked { slot: local.slot, direction, remote: vip.address, protocol, port };
+                decide(tables, endpoint, &asked).is_some_and(|said| said.rule == RULE_MIXED)
+            };
+            let mut vips = tables.vips.keys().chain(tables.hairpins.keys().map(|key| &key.vip));
+            endpoint.is_governed(direction) && vips.any(is_mixed)
+        };
+        let endpoints = compiler.world().endpoints.iter();
+        let expected: BTreeSet<&PodName> =
+            endpoints.filter(|(_, local)| is_told(local)).map(|(pod, _)| pod).collect();
+        let mixed = compiler.mixed_services();
+        prop_assert_eq!(mixed.keys().collect::<BTreeSet<_>>(), expected);
     }
 
     #[test]
