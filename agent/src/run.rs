@@ -216,8 +216,12 @@ impl<K: Kernel> Agent<K> {
             Event::Changes(changes) => {
                 self.reconciler.change(changes);
                 self.changed_since_looked = true;
-                self.note_change();
-                let arrived = self.arrived.take().unwrap_or(self.last_change);
+                self.changed = true;
+                // In a great cluster something changes all the time.
+                if self.reconciler.is_unplaced() {
+                    self.note_change();
+                }
+                let arrived = self.arrived.take().unwrap_or_else(Instant::now);
                 if self.synced {
                     self.unenforced_since.get_or_insert(arrived);
                 }
@@ -435,6 +439,7 @@ impl<K: Kernel> Agent<K> {
         let mut faults = self.faults_of_objects();
         faults.extend(self.reconciler.overflows());
         faults.extend(self.blindness());
+        faults.extend(self.reconciler.notes_failure().map(str::to_owned));
         faults.extend(self.failure.clone());
         Status {
             agent: true,

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ use crate::endpoint::slots::{Place, Slots};
 
 /// Name of the file in the state directory.
 const FILE: &str = "state.json";
+
+/// What it is written as before it takes that name.
+const DRAFT: &str = "state.json.new";
 
 /// Version of the file's form.
 const VERSION: u32 = 1;
@@ -87,32 +90,35 @@ impl State {
     /// Writes the notes.
     ///
     /// # Errors
-    /// [`StateError::Io`]: the former notes are still there.
+    /// [`StateError::Io`]: the former notes are still there, perhaps beside a draft.
     pub fn store(&self, state_dir: &Path) -> Result<(), StateError> {
         let path = state_dir.join(FILE);
         let write = || -> io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(state_dir)?;
-            serde_json::to_writer(&mut file, &File::from(self))?;
-            file.flush()?;
-            file.as_file().sync_data()?;
-            file.persist(&path)?;
-            Ok(())
+            // Nobody else writes here: the directory is locked.
+            let draft = state_dir.join(DRAFT);
+            let mut text = BufWriter::new(fs::File::create(&draft)?);
+            serde_json::to_writer(&mut text, &File::from(self))?;
+            text.into_inner()?.sync_data()?;
+            fs::rename(&draft, &path)
         };
         write().map_err(|error| StateError::Io { path: path.display().to_string(), error })
     }
 
-    /// Removes the notes. Nothing to remove is fine.
+    /// Removes the notes, and what [`Self::store`] may have begun. Nothing to remove is fine.
     ///
     /// # Errors
     /// [`StateError::Io`].
     pub fn remove(state_dir: &Path) -> Result<(), StateError> {
-        let path = state_dir.join(FILE);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StateError::Io { path: path.display().to_string(), error })
+        for name in [FILE, DRAFT] {
+            let path = state_dir.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StateError::Io { path: path.display().to_string(), error });
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,9 @@ use nix::sys::statfs::{FsType, fstatfs};
 
 /// `NSFS_MAGIC` of `linux/magic.h`: tells a mounted namespace from any other file.
 const NSFS: FsType = FsType(0x6e73_6673);
+
+/// Of `linux/nsfs.h`: asks for the kind of a namespace.
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
 /// A namespace as the kernel numbers it. Inode numbers are reused after a namespace is gone, so this
 /// identifies a namespace only among those that live now.
@@ -42,7 +46,7 @@ pub fn list(directories: &[PathBuf]) -> io::Result<BTreeMap<NetnsId, Netns>> {
     for directory in directories {
         for path in files(directory)? {
             let Ok(file) = File::open(&path) else { continue };
-            if !fstatfs(&file).is_ok_and(|stat| stat.filesystem_type() == NSFS) {
+            if !is_netns(&file) {
                 continue;
             }
             let id = id(&file)?;
@@ -52,6 +56,16 @@ pub fn list(directories: &[PathBuf]) -> io::Result<BTreeMap<NetnsId, Netns>> {
         }
     }
     Ok(found)
+}
+
+/// Not any other file, nor a namespace of another kind: asking for the number of one is an error.
+fn is_netns(file: &File) -> bool {
+    if !fstatfs(file).is_ok_and(|stat| stat.filesystem_type() == NSFS) {
+        return false;
+    }
+    // SAFETY: this request takes no argument and only says of what kind the file's namespace is.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
+    kind == libc::CLONE_NEWNET
 }
 
 /// The directory's entries, sorted, so that a namespace with two names is always called the same.
@@ -82,8 +96,10 @@ mod tests {
     }
 
     #[test]
-    fn plain_files_and_the_own_namespace_are_not_listed() {
+    fn plain_files_other_kinds_and_the_own_namespace_are_not_listed() {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        std::os::unix::fs::symlink("/proc/self/ns/uts", directory.path().join("uts"))
+            .expect("a symlink");
         fs::write(directory.path().join("leftover"), "").expect("a file");
         std::os::unix::fs::symlink("/proc/self/ns/net", directory.path().join("own"))
             .expect("a symlink");

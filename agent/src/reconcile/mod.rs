@@ -64,6 +64,7 @@ pub struct Reconciler<K> {
     /// Of these, the ones that may have been made anew under their index: without the programs.
     doubtful: BTreeSet<IfIndex>,
     stored: Option<State>,
+    notes_failure: Option<String>,
     local: BTreeMap<PodName, LocalPod>,
     scan: Scan,
     /// Local pods or the scan have changed since [`Self::assignment`] was made.
@@ -110,6 +111,7 @@ impl<K: Kernel> Reconciler<K> {
             leading: BTreeMap::new(),
             doubtful: BTreeSet::new(),
             stored: notes,
+            notes_failure: None,
             local: BTreeMap::new(),
             scan: Scan::default(),
             unplaced: true,
@@ -176,7 +178,7 @@ impl<K: Kernel> Reconciler<K> {
     /// begins by reading the kernel.
     pub fn reconcile(&mut self) -> anyhow::Result<()> {
         let fresh = self.place_pods();
-        self.store_notes()?;
+        self.store_notes();
         for slot in &fresh {
             self.kernel.reset_counters(*slot)?;
         }
@@ -222,13 +224,40 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
-    fn store_notes(&mut self) -> anyhow::Result<()> {
+    /// Notes for the next agent. To be without costs it no safety, only counters and names: so a full
+    /// disk holds nothing up. Notes that are not of now are worse than none.
+    fn store_notes(&mut self) {
         let notes = State::of(self.compiler.names(), &self.slots);
-        if self.stored.as_ref() != Some(&notes) {
-            notes.store(&self.state_dir).context("cannot note the meaning of the tables")?;
-            self.stored = Some(notes);
+        if self.stored.as_ref() == Some(&notes) {
+            return;
         }
-        Ok(())
+        let failure = match notes.store(&self.state_dir) {
+            Ok(()) => {
+                self.stored = Some(notes);
+                None
+            }
+            Err(error) => {
+                self.stored = None;
+                let removed = State::remove(&self.state_dir);
+                let removed = removed.err().map(|error| format!("; {error}")).unwrap_or_default();
+                let consequence = "a new agent would count from zero";
+                Some(format!("cannot note what the tables mean: {error}{removed}; {consequence}"))
+            }
+        };
+        if let Some(failure) = failure.as_ref().filter(|_| failure != self.notes_failure) {
+            tracing::error!("{failure}");
+        }
+        self.notes_failure = failure;
+    }
+
+    /// Why the next agent would have no notes.
+    pub fn notes_failure(&self) -> Option<&str> {
+        self.notes_failure.as_deref()
+    }
+
+    /// Local pods have changed since they were placed last.
+    pub const fn is_unplaced(&self) -> bool {
+        self.unplaced
     }
 
     /// Brings the tables to the compiler's; returns the number of writes that were needed.
@@ -267,7 +296,7 @@ impl<K: Kernel> Reconciler<K> {
             stale.extend(self.kernel.left_behind()?);
             stale.extend(self.kernel.slots()?.into_keys());
         }
-        let mut complete = true;
+        let (mut complete, mut all_led) = (true, true);
         for (pod, interfaces) in &wanted {
             for (ifindex, slot) in interfaces {
                 stale.remove(ifindex);
@@ -280,6 +309,7 @@ impl<K: Kernel> Reconciler<K> {
                     _ => self
                         .kernel
                         .lead(*ifindex, *slot)
+                        .inspect_err(|_| all_led = false)
                         .and_then(|()| self.kernel.attach(*ifindex)),
                 };
                 match done {
@@ -306,7 +336,10 @@ impl<K: Kernel> Reconciler<K> {
             self.adopted = true;
             self.count_packets_tables()?;
         }
-        self.slots.recycle();
+        // An interface that could not be led elsewhere may be led to a place that was given up.
+        if all_led {
+            self.slots.recycle();
+        }
         Ok(())
     }
 

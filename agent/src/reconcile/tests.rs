@@ -1,5 +1,6 @@
 mod capacity;
 mod learning;
+mod notes;
 mod parting;
 
 use std::net::IpAddr;

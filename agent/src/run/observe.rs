@@ -102,7 +102,9 @@ impl<K: Kernel> Agent<K> {
         if let Some(failure) = self.failure.as_ref().filter(|failure| !missing.contains(failure)) {
             missing.push(failure.clone());
         }
-        Readiness { missing, notes: self.faults_of_objects() }
+        let mut notes = self.faults_of_objects();
+        notes.extend(self.reconciler.notes_failure().map(str::to_owned));
+        Readiness { missing, notes }
     }
 
     /// What is wrong with objects, and what is closed for it: nothing that the agent could mend.
