@@ -5,6 +5,9 @@
 //! many agents notice it and however often they restart: all but the first are told that it exists.
 //! The API server forgets an Event after an hour; a trouble that lasts is said again then.
 //!
+//! The API server is not to suffer from thousands of agents that notice the same: the more of them may
+//! have reason to say it, the longer is the time over which they spread (`outbox`).
+//!
 //! Events are a courtesy: where the server does not take them, status and log say the same.
 
 mod outbox;
@@ -110,8 +113,20 @@ pub(super) struct Regarding {
     pub(super) uid: Box<str>,
 }
 
+/// As many agents as are reckoned with: a cluster has up to 5,000 nodes.
+pub(super) const EVERYBODY: u32 = 5000;
+
+/// Something that is wrong, to be said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    /// What.
+    pub(super) trouble: Trouble,
+    /// How many agents, at most, have as much reason to say it as this one.
+    pub(super) voices: u32,
+}
+
 /// Says what is wrong until nobody knows any more.
-pub(super) async fn record(client: Client, node: String, mut now: watch::Receiver<Vec<Trouble>>) {
+pub(super) async fn record(client: Client, node: String, mut now: watch::Receiver<Vec<Report>>) {
     let mut outbox = Outbox::new(&node, Instant::now());
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

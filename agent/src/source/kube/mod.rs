@@ -22,6 +22,7 @@
 //! ask for the object's effect.
 
 mod client;
+mod crowd;
 mod events;
 mod gate;
 mod needed;
@@ -44,7 +45,7 @@ use tokio::sync::{mpsc, watch as latest};
 use tokio::task::JoinSet;
 
 pub use self::client::{ConfigError, config};
-use self::events::Reason;
+use self::events::{EVERYBODY, Reason, Regarding, Report};
 use self::gate::Gate;
 use self::store::{Revision, Store, Trouble};
 use self::watch::{Message, News};
@@ -164,11 +165,11 @@ struct Hub {
     told: Option<Revision>,
     /// What the agent finds wrong.
     found: Troubles,
-    said: latest::Sender<Vec<Trouble>>,
+    said: latest::Sender<Vec<Report>>,
 }
 
 impl Hub {
-    fn new(node: String, said: latest::Sender<Vec<Trouble>>) -> Self {
+    fn new(node: String, said: latest::Sender<Vec<Report>>) -> Self {
         let watch = |kind: Kind| WatchStatus { kind: kind.as_str().into(), ..Default::default() };
         Self {
             store: Store::new(node.clone()),
@@ -237,8 +238,12 @@ impl Hub {
             }
             events.push(Event::Changes(changes));
         }
-        if self.gate.is_open() {
-            events.extend(self.store.stirred_uids().map(Event::Uids));
+        if self.gate.is_open()
+            && let Some(uids) = self.store.stirred_uids()
+        {
+            // This agent may have reason to say something now that it left to others.
+            self.say();
+            events.push(Event::Uids(uids));
         }
         let revision = self.store.revision();
         if self.told.as_ref().is_none_or(|told| told.troubles != revision.troubles) {
@@ -258,6 +263,8 @@ impl Hub {
         }
         self.told = Some(revision);
         if self.gate.is_open() && !std::mem::replace(&mut self.synced, true) {
+            // From now on it is known how many may say the same.
+            self.say();
             events.push(Event::Synced);
         }
         events
@@ -315,6 +322,14 @@ impl Hub {
             troubles.push(Trouble { regarding, reason: Reason::UnresolvedNamedPort, note });
         }
         troubles.extend(self.store.troubles().cloned());
-        self.said.send_replace(troubles);
+        let reports = troubles.into_iter().map(|trouble| self.report(trouble));
+        self.said.send_replace(reports.collect());
+    }
+
+    fn report(&self, trouble: Trouble) -> Report {
+        let Regarding { kind, name, uid: _ } = &trouble.regarding;
+        // Before all pods are known, many agents may be where this one is.
+        let voices = if self.gate.is_open() { self.store.voices(*kind, name) } else { EVERYBODY };
+        Report { trouble, voices }
     }
 }

@@ -13,6 +13,7 @@ use std::hash::BuildHasher as _;
 use sluice_policy::lint;
 use sluice_policy::model::{Change, PodName, PolicyKind, PolicyName, ServiceName};
 
+use super::crowd::Crowd;
 use super::events::{Reason, Regarding};
 use super::services::Services;
 use super::wire::Object;
@@ -64,6 +65,7 @@ pub(super) struct Store {
     /// told.
     runtime_uids: BTreeMap<PodName, String>,
     runtime_uids_stirred: bool,
+    crowd: Crowd,
     /// Keys of its own: nobody can find two objects with one fingerprint.
     hasher: RandomState,
 }
@@ -178,6 +180,7 @@ impl Store {
         if known.objects.remove(name).is_none() {
             return Vec::new();
         }
+        self.crowd.leave(kind, name);
         let (namespace, own) = name.split_once('/').unwrap_or(("", name));
         let (namespace, own) = (namespace.to_owned(), own.to_owned());
         match kind {
@@ -264,6 +267,30 @@ impl Store {
         Some(Regarding { kind, name: name.into(), uid })
     }
 
+    /// How many agents, at most, have as much reason as this one to say what is wrong with an object.
+    /// Means something only where all pods are known.
+    pub(super) fn voices(&self, kind: Kind, name: &str) -> u32 {
+        let (namespace, own) = name.split_once('/').unwrap_or((name, ""));
+        let is_here = match kind {
+            // Only that of this node is watched.
+            Kind::Node => return 1,
+            Kind::Pod => {
+                let pod = PodName { namespace: namespace.into(), name: own.into() };
+                if self.runtime_uids.contains_key(&pod) || self.invalid_pods.contains_key(&pod) {
+                    return 1;
+                }
+                // The agent of its node has reason enough.
+                false
+            }
+            _ => {
+                let first = PodName { namespace: namespace.into(), name: String::new() };
+                let next = self.runtime_uids.range(first..).next();
+                next.is_some_and(|(pod, _)| pod.namespace == namespace)
+            }
+        };
+        if is_here { self.crowd.of(namespace) } else { self.crowd.all() }
+    }
+
     /// UIDs of this node's pods as container runtimes know them, where they may be others than those that
     /// this returned last.
     pub(super) fn stirred_uids(&mut self) -> Option<BTreeMap<PodName, String>> {
@@ -278,6 +305,7 @@ impl Store {
             Some(before) => std::mem::replace(before, seen).print != print,
             None => {
                 known.objects.insert(name.into(), seen);
+                self.crowd.enter(kind, name);
                 true
             }
         }
@@ -287,8 +315,13 @@ impl Store {
     fn see_again(&mut self, kind: Kind, name: &str) {
         let known = self.kinds.entry(kind).or_default();
         let round = known.round;
-        let seen = known.objects.entry(name.into()).or_insert(Seen { print: UNREAD, round });
-        seen.round = round;
+        match known.objects.get_mut(name) {
+            Some(seen) => seen.round = round,
+            None => {
+                known.objects.insert(name.into(), Seen { print: UNREAD, round });
+                self.crowd.enter(kind, name);
+            }
+        }
     }
 
     /// An object is there, and was converted to something.

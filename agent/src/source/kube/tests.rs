@@ -1,5 +1,7 @@
 //! What the hub makes of news, without a server.
 
+mod voices;
+
 use serde_json::{Value, json};
 use sluice_policy::model::{PodName, PolicyName};
 
@@ -10,7 +12,7 @@ use crate::source::{ObjectState, PodTroubles};
 
 const NODE: &str = "node-1";
 
-fn hub() -> (Hub, latest::Receiver<Vec<Trouble>>) {
+fn hub() -> (Hub, latest::Receiver<Vec<Report>>) {
     let (said, to_say) = latest::channel(Vec::new());
     (Hub::new(NODE.into(), said), to_say)
 }
@@ -72,7 +74,7 @@ fn slice(name: &str, endpoints: Value, port: Value) -> Object {
 }
 
 /// Goes through the first lists: of each kind what is given.
-fn synced(given: Vec<(Kind, Object)>) -> (Hub, latest::Receiver<Vec<Trouble>>) {
+fn synced(given: Vec<(Kind, Object)>) -> (Hub, latest::Receiver<Vec<Report>>) {
     let (mut hub, to_say) = hub();
     for kind in KINDS {
         hub.take(kind, News::Begin);
@@ -182,9 +184,9 @@ fn a_policy_that_cannot_be_converted_is_closed_and_said_until_it_is_good() {
     let count = |state| outcome.and_then(|counts| counts.get(&("NetworkPolicy", state))).copied();
     assert_eq!(count(ObjectState::Closed), Some(1));
     assert_eq!(count(ObjectState::Converted), Some(0));
-    let troubles = to_say.borrow_and_update().clone();
-    assert_eq!(troubles.len(), 1);
-    assert_eq!(troubles[0].reason, Reason::PolicyClosed);
+    let reports = to_say.borrow_and_update().clone();
+    assert_eq!(reports.len(), 1);
+    assert_eq!(reports[0].trouble.reason, Reason::PolicyClosed);
     hub.take(Kind::NetworkPolicy, News::Changed(policy("p", "10.0.0.0/8")));
     let events = hub.due();
     assert!(events.contains(&Event::Faults(Vec::new())));
@@ -250,7 +252,7 @@ fn a_service_with_a_slice_that_cannot_be_read_leads_nowhere() {
     hub.take(Kind::EndpointSlice, News::Changed(slice("web-2", ready, broken)));
     let events = hub.due();
     assert_eq!(backends(&events).expect("one service"), Vec::<String>::new());
-    assert_eq!(to_say.borrow()[0].reason, Reason::ServiceClosed);
+    assert_eq!(to_say.borrow()[0].trouble.reason, Reason::ServiceClosed);
     assert!(faults(&events)[0].starts_with("EndpointSlice x/web-2: ports[0].protocol"));
 }
 
@@ -286,9 +288,10 @@ fn pods_in_trouble_are_said_with_their_reason_as_long_as_they_are_there() {
         (("x/unknown".into(), PodTrouble::NotEnforced), because()),
     ]);
     hub.say();
-    let said = |to_say: &latest::Receiver<Vec<Trouble>>| -> Vec<(String, Reason)> {
-        let troubles = to_say.borrow();
-        troubles.iter().map(|t| (t.regarding.uid.to_string(), t.reason)).collect()
+    let said = |to_say: &latest::Receiver<Vec<Report>>| -> Vec<(String, Reason)> {
+        let reports = to_say.borrow();
+        let troubles = reports.iter().map(|r| &r.trouble);
+        troubles.map(|t| (t.regarding.uid.to_string(), t.reason)).collect()
     };
     let expected = [
         ("u".into(), Reason::PodClosed),
@@ -296,7 +299,7 @@ fn pods_in_trouble_are_said_with_their_reason_as_long_as_they_are_there() {
         ("u-b".into(), Reason::NotEnforced),
     ];
     assert_eq!(said(&to_say), expected);
-    assert_eq!(to_say.borrow()[0].note, "because");
+    assert_eq!(to_say.borrow()[0].trouble.note, "because");
     // The second is another pod from now on.
     let mut again = pod("b", "10.0.0.3", "web");
     again.uid = "u-c".into();
@@ -368,7 +371,7 @@ fn a_pod_that_cannot_be_read_is_listed_where_it_runs_and_one_that_could_be_stays
     let invalid: Vec<&PodName> = found.invalid_pods.keys().collect();
     assert_eq!(invalid, [&pod_name("new")]);
     assert!(found.invalid_pods[&pod_name("new")].reason.contains("metadata.labels.app"));
-    let reasons: Vec<Reason> = to_say.borrow().iter().map(|trouble| trouble.reason).collect();
+    let reasons: Vec<Reason> = to_say.borrow().iter().map(|r| r.trouble.reason).collect();
     assert_eq!(reasons, [Reason::NotRead, Reason::LastVersionKept, Reason::NotRead]);
     // It stays kept, and is what it says as soon as that can be read again.
     hub.take(Kind::Pod, News::Changed(unreadable_pod("known", NODE)));
@@ -443,7 +446,7 @@ fn a_service_with_a_port_or_an_address_that_cannot_be_read_leads_nowhere_on_all_
         };
         assert_eq!(service.ports.len(), ports, "{bad}");
         assert!(service.ports.iter().all(|port| port.backends.is_empty()), "{bad}");
-        assert_eq!(to_say.borrow()[0].reason, Reason::ServiceClosed);
+        assert_eq!(to_say.borrow()[0].trouble.reason, Reason::ServiceClosed);
         assert!(faults(&events)[0].starts_with("Service x/web: spec."), "{events:?}");
     }
 }
@@ -483,8 +486,10 @@ fn a_policy_that_names_a_port_that_no_pod_has_is_said_on_the_policy_while_it_doe
     };
     hub.found.unresolved_ports = [(name, "no pod has it".to_owned())].into();
     hub.say();
-    let said: Vec<_> = to_say.borrow().iter().map(|t| (t.reason, t.regarding.kind)).collect();
-    assert_eq!(said, [(Reason::UnresolvedNamedPort, Kind::NetworkPolicy)]);
+    let said: Vec<_> = (to_say.borrow().iter())
+        .map(|r| (r.trouble.reason, r.trouble.regarding.kind, r.voices))
+        .collect();
+    assert_eq!(said, [(Reason::UnresolvedNamedPort, Kind::NetworkPolicy, 0)]);
     // The agent looks again only now and then; this says at once that it was changed.
     hub.take(Kind::NetworkPolicy, News::Changed(naming(json!(80))));
     hub.due();

@@ -81,7 +81,7 @@ async fn said(answers: Vec<Answer>) -> Vec<f64> {
     let (sender, receiver) = watch::channel(Vec::new());
     let client = Client::new(server, "default");
     let task = tokio::spawn(record(client, "node-1".into(), receiver));
-    sender.send_replace(vec![trouble("wrong")]);
+    sender.send_replace(vec![Report { trouble: trouble("wrong"), voices: 1 }]);
     sleep(Duration::from_secs(3600)).await;
     task.abort();
     let times = times.lock().expect("held shortly");
