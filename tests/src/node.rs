@@ -159,8 +159,19 @@ impl Node {
         self.configure(pod, host, inside, address);
     }
 
-    /// Removes a pod's namespace, and with it its interfaces.
+    /// Removes a pod's interfaces and its namespace. The interfaces are gone when this returns: the
+    /// kernel removes those of a namespace that is deleted some time later.
     pub fn remove_pod(&mut self, pod: &str) {
+        let netns = self.netns(pod);
+        for line in ip(&format!("-n {netns} -o link show type veth")).lines() {
+            let name = line.split([' ', '@']).nth(1).expect("INDEX: NAME@PEER");
+            ip(&format!("-n {netns} link del {name}"));
+        }
+        self.unmount_pod(pod);
+    }
+
+    /// Takes away the name of a pod's namespace; whatever holds it open keeps it and its interfaces.
+    pub fn unmount_pod(&mut self, pod: &str) {
         ip(&format!("netns del {}", self.netns(pod)));
         self.pods.retain(|name| name != pod);
     }

@@ -132,7 +132,7 @@ fn a_pod_whose_namespace_is_unmounted_stays_enforced_while_its_interface_is_ther
     let agent = node.start_agent();
     let before = node.endpoint("x/a");
     let alive = std::fs::File::open(node.netns_path("a")).expect("the namespace");
-    node.remove_pod("a");
+    node.unmount_pod("a");
     node.sync();
     assert_eq!(node.endpoint("x/a").state, EnforcementState::Enforced);
     agent.kill();
@@ -153,7 +153,7 @@ fn without_notes_a_pod_whose_namespace_is_unmounted_stays_enforced_until_it_is_g
     let agent = node.start_agent();
     let before = node.endpoint("x/a");
     let alive = std::fs::File::open(node.netns_path("a")).expect("the namespace");
-    node.remove_pod("a");
+    node.unmount_pod("a");
     agent.kill();
     std::fs::remove_file(node.state_dir().join("state.json")).expect("removed");
     let agent = node.start_agent();
