@@ -12,7 +12,7 @@ use sluice_common::abi::{Direction, RULE_MAX};
 use sluice_common::reason::Reason;
 use sluice_tests::apiserver::{self as api, ApiServer, cluster};
 use sluice_tests::http::{agent, sample};
-use sluice_tests::node::{Node, allow_clients, pod};
+use sluice_tests::node::{AgentProcess, Node, allow_clients, pod};
 use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, Traffic, bind, client_and_server};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
@@ -43,25 +43,33 @@ spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress:
     }
 }
 
-/// The agent is killed every second, in whatever it is doing, and started again at once.
-#[test]
-fn killing_the_agent_every_second_while_policies_change_lets_nothing_through_and_loses_nothing() {
-    let node = client_and_server(BINARY);
+/// Kills the agent every second, in whatever it is doing, and starts it again at once, while `change`
+/// is called with the numbers of the rounds. No verdict may change. Returns the last agent.
+fn kill_every_second(node: &Node, mut change: impl FnMut(u16)) -> AgentProcess {
     let mut running = node.start_agent();
-    let traffic = Traffic::start(&node);
+    let traffic = Traffic::start(node);
     let (begun, mut round) = (Instant::now(), 0);
     while begun.elapsed() < trouble() {
         let second = Instant::now();
         while second.elapsed() < Duration::from_secs(1) {
-            change_something(&node, round);
+            change(round);
             round += 1;
-            std::thread::sleep(Duration::from_millis(190));
         }
         running.kill();
         running = node.spawn_agent();
     }
     traffic.check();
     println!("{round} changes in {:?}", begun.elapsed());
+    running
+}
+
+#[test]
+fn killing_the_agent_every_second_while_policies_change_lets_nothing_through_and_loses_nothing() {
+    let node = client_and_server(BINARY);
+    let _running = kill_every_second(&node, |round| {
+        change_something(&node, round);
+        std::thread::sleep(Duration::from_millis(190));
+    });
     // What there is at the end is what is in force: no agent's work was half done for good.
     node.write("passer-by.yaml", "");
     node.write("policy.yaml", &allow_clients(SHUT));
@@ -97,20 +105,7 @@ fn change_something_of(server: &ApiServer, round: u16) {
 fn killing_the_agent_every_second_while_it_watches_an_api_server_changes_no_verdict() {
     let Some((node, server)) = cluster(BINARY) else { return };
     server.apply(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-2"}}));
-    let mut running = node.start_agent();
-    let traffic = Traffic::start(&node);
-    let (begun, mut round) = (Instant::now(), 0);
-    while begun.elapsed() < trouble() {
-        let second = Instant::now();
-        while second.elapsed() < Duration::from_secs(1) {
-            change_something_of(&server, round);
-            round += 1;
-        }
-        running.kill();
-        running = node.spawn_agent();
-    }
-    traffic.check();
-    println!("{round} changes in {:?}", begun.elapsed());
+    let _running = kill_every_second(&node, |round| change_something_of(&server, round));
     // What there is at the end is what is in force.
     server.apply(api::allow("allow-clients", "server", "client", SHUT));
     let client = bind(&node, "client", CLIENT, 30_001);

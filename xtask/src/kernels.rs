@@ -11,9 +11,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use lexopt::Arg;
 
 use self::guest::Outcome;
+use crate::named::Named;
 use crate::setup::{self, Purpose};
 use crate::test::programs;
 use crate::workspace;
@@ -101,25 +101,13 @@ struct Ending {
 }
 
 pub(crate) fn main(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
-    let mut named = Vec::new();
-    while let Some(argument) = arguments.next()? {
-        match argument {
-            Arg::Value(name) => named.push(name.to_string_lossy().into_owned()),
-            other => return Err(other.unexpected().into()),
-        }
-    }
-    for name in &named {
-        if !KERNELS.iter().any(|kernel| kernel.release == name) {
-            let known: Vec<_> = KERNELS.iter().map(|kernel| kernel.release).collect();
-            bail!("there is no kernel `{name}`; there are {}", known.join(", "));
-        }
-    }
+    let known: Vec<_> = KERNELS.iter().map(|kernel| kernel.release).collect();
+    let named = Named::read(&mut arguments, "kernel", &known)?;
     setup::ensure(Purpose::Emulate)?;
     let built = programs::build_for_root()?;
     let scratch = workspace::target_dir()?.join("xtask-kernels");
-    let wanted = |kernel: &&Kernel| named.is_empty() || named.iter().any(|n| n == kernel.release);
     let mut endings = Vec::new();
-    for kernel in KERNELS.iter().filter(wanted) {
+    for kernel in KERNELS.iter().filter(|kernel| named.has(kernel.release)) {
         println!("\n=== {}", kernel.release);
         let begun = Instant::now();
         let mut ending = Ending {

@@ -14,6 +14,7 @@ mod layout;
 mod licences;
 mod lint;
 mod machine;
+mod named;
 mod process;
 mod setup;
 mod test;

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use lexopt::Arg;
 
 use self::programs::RunBy;
+use crate::named::Named;
 use crate::process::{cargo, program};
 use crate::setup::{self, Purpose};
 use crate::{chart, fuzz, kubernetes, layout, licences, lint, machine, two_nodes, workspace};
@@ -62,24 +62,12 @@ struct Ending {
 }
 
 pub(crate) fn main(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
-    let mut named = Vec::new();
-    while let Some(argument) = arguments.next()? {
-        match argument {
-            Arg::Value(name) => named.push(name.to_string_lossy().into_owned()),
-            other => return Err(other.unexpected().into()),
-        }
-    }
-    for name in &named {
-        if !PARTS.iter().any(|(part, _)| part == name) {
-            let known: Vec<_> = PARTS.iter().map(|(part, _)| *part).collect();
-            bail!("there is no part `{name}`; there are {}", known.join(", "));
-        }
-    }
+    let known: Vec<_> = PARTS.iter().map(|(part, _)| *part).collect();
+    let named = Named::read(&mut arguments, "part", &known)?;
     setup::ensure(Purpose::Test)?;
-    let wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
     let endings: Vec<_> = PARTS
         .iter()
-        .filter(|(part, _)| wanted(part))
+        .filter(|(part, _)| named.has(part))
         .map(|&(part, run)| {
             println!("\n=== {part}");
             let start = Instant::now();

@@ -1,38 +1,25 @@
 //! Port names in egress rules (SEMANTICS 21, 22, 24): whose ports are asked for, and who therefore has
 //! an entry in the tables.
 
+mod common;
+
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use sluice_policy::answer::answer;
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::{Compiler, compile};
 use sluice_policy::model::{
-    Action, Block, Change, Direction, LocalEndpoint, NamedPort, Namespaces, Operator, Peer, Peers,
-    Pod, PodName, PodSelector, Policy, PolicyKind, PolicyName, PortMatch, Ports, Protocol,
-    Question, Requirement, Rule, Selector, Tier, World,
+    Action, Block, Change, Direction, LocalEndpoint, NamedPort, Peer, Peers, Pod, Policy,
+    PolicyKind, PolicyName, PortMatch, Ports, Protocol, Question, Rule, Tier, World,
 };
 use sluice_policy::oracle::judge;
+
+use self::common::{address, app, pod_name};
 
 const WEB: &str = "10.0.0.2";
 const DB: &str = "10.0.0.3";
 const CACHE: &str = "10.0.1.4";
 const ALL: [&str; 3] = [WEB, DB, CACHE];
-
-fn address(text: &str) -> IpAddr {
-    text.parse().expect("the test's own address is valid")
-}
-
-fn pod_name(name: &str) -> PodName {
-    PodName { namespace: "x".to_owned(), name: name.to_owned() }
-}
-
-fn app(value: &str) -> PodSelector {
-    let operator = Operator::In([value.to_owned()].into());
-    let requirement = Requirement { key: "app".to_owned(), operator };
-    let pods = Selector { requirements: [requirement].into() };
-    PodSelector { namespaces: Namespaces::Named("x".to_owned()), pods }
-}
 
 fn pods(name: &str) -> Peers {
     Peers::Of(vec![Peer::Pods(app(name).into())])

@@ -1,6 +1,8 @@
 //! Services, case by case (SEMANTICS 34 to 39, 42, 44): what the oracle says, that the tables say the
 //! same, and what the tables hold for it.
 
+mod common;
+
 use std::net::IpAddr;
 
 use sluice_policy::answer::answer;
@@ -8,29 +10,16 @@ use sluice_policy::capacity::{Capacity, Table};
 use sluice_policy::compile::{Compiler, compile};
 use sluice_policy::explain::explain;
 use sluice_policy::model::{
-    Action, Backend, Block, Change, Direction, LocalEndpoint, Namespaces, Operator, Peer, Peers,
-    Pod, PodName, PodSelector, Policy, PolicyKind, PolicyName, PortMatch, Ports, Protocol,
-    Question, Requirement, Rule, Selector, Service, ServiceName, ServicePort, Tier, World,
+    Action, Backend, Block, Change, Direction, LocalEndpoint, Peer, Peers, Pod, Policy, PolicyKind,
+    PolicyName, PortMatch, Ports, Protocol, Question, Rule, Service, ServiceName, ServicePort,
+    Tier, World,
 };
 use sluice_policy::oracle::judge;
 
+use self::common::{address, app, pod_name};
+
 const VIP: &str = "10.96.0.1";
 const CLIENT: &str = "10.0.0.1";
-
-fn address(text: &str) -> IpAddr {
-    text.parse().expect("the test's own address is valid")
-}
-
-fn pod_name(name: &str) -> PodName {
-    PodName { namespace: "x".to_owned(), name: name.to_owned() }
-}
-
-fn app(value: &str) -> PodSelector {
-    let operator = Operator::In([value.to_owned()].into());
-    let requirement = Requirement { key: "app".to_owned(), operator };
-    let pods = Selector { requirements: [requirement].into() };
-    PodSelector { namespaces: Namespaces::Named("x".to_owned()), pods }
-}
 
 fn pods(name: &str) -> Peer {
     Peer::Pods(app(name).into())

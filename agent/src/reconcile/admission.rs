@@ -14,7 +14,7 @@ impl<K: Kernel> Reconciler<K> {
     pub(super) fn complete_pod(&mut self, change: &mut Change) {
         let Change::Pod(name, pod) = change else { return };
         match pod {
-            Some(pod) if pod.node == self.node && !pod.host_network && !pod.finished => {
+            Some(pod) if self.is_local(pod) => {
                 self.objects.insert(name.clone(), pod.clone());
                 pod.addresses = self.admitted.addresses(name, &pod.addresses);
             }

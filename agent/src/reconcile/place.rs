@@ -84,6 +84,11 @@ impl fmt::Display for Why {
 }
 
 impl<K: Kernel> Reconciler<K> {
+    /// A pod that is to be looked for on this node.
+    pub(super) fn is_local(&self, pod: &Pod) -> bool {
+        pod.node == self.node && !pod.host_network && !pod.finished
+    }
+
     /// Notes what the source says of a pod. `further` changes follow from it.
     pub(super) fn take_in_pod(
         &mut self,
@@ -91,7 +96,7 @@ impl<K: Kernel> Reconciler<K> {
         pod: Option<&Pod>,
         further: &mut Vec<Change>,
     ) {
-        let local = pod.filter(|p| p.node == self.node && !p.host_network && !p.finished);
+        let local = pod.filter(|pod| self.is_local(pod));
         let local =
             local.map(|pod| LocalPod { addresses: pod.addresses.clone(), created: pod.created });
         self.unplaced |= self.local.get(name) != local.as_ref();
