@@ -133,6 +133,7 @@ fn promtool_finds_nothing_wrong_and_every_metric_is_there() {
         "sluice_endpoints",
         "sluice_unenforced_endpoints",
         "sluice_objects",
+        "sluice_policy_warnings",
         "sluice_watch_connected",
         "sluice_map_entries",
         "sluice_map_capacity",
@@ -296,6 +297,35 @@ metadata: {namespace: x, name: theirs}
     node.unwrite("theirs.yaml");
     node.sync();
     assert!(node.sluice(&["status"]).output().expect("run").status.success());
+}
+
+/// What the agent does every 30 seconds by itself, a heal does at once.
+#[test]
+fn a_policy_that_names_a_port_of_no_pod_is_counted_until_a_pod_has_it() {
+    let node = client_and_server(BINARY);
+    let _agent = node.start_agent();
+    let counted = || {
+        node.sync();
+        node.heal();
+        let text = agent(&node, "/metrics").body;
+        sample(&text, r#"sluice_policy_warnings{reason="unresolved-named-port"}"#)
+    };
+    assert_eq!(counted(), Some(0.0));
+    let naming = allow_clients(OPEN).replace(&format!("port: {OPEN}"), "port: web");
+    node.write("policy.yaml", &naming);
+    assert_eq!(counted(), Some(1.0));
+    // Of the pods that this one selects none runs here.
+    const FAR: Ipv4Addr = Ipv4Addr::new(10, 9, 1, 1);
+    node.write("far.yaml", &pod("far", FAR, "{app: far}").replace("node-1", "node-2"));
+    let elsewhere = naming.replace("app: server", "app: far").replace("allow-clients", "far");
+    node.write("elsewhere.yaml", &elsewhere);
+    assert_eq!(counted(), Some(1.0));
+    let has_it = "ports: [{name: web, containerPort: 80}, \
+                  {name: web, containerPort: 80, protocol: UDP}]";
+    let named = pod("server", SERVER, "{app: server}");
+    let named = named.replace("image: i", &format!("image: i, {has_it}"));
+    node.write("server.yaml", &named);
+    assert_eq!(counted(), Some(0.0));
 }
 
 #[test]

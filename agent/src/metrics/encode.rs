@@ -258,6 +258,9 @@ impl Report {
         for ((kind, state), count) in &self.objects {
             family.show(&[("kind", *kind), ("state", state.label())], *count)?;
         }
+        let help = "Policies of this node's pods that are valid and hardly meant, by what is odd";
+        let mut family = Family::gauge(encoder, "sluice_policy_warnings", help)?;
+        family.show(&[("reason", "unresolved-named-port")], self.unresolved_ports)?;
         let help = "1 where changes of the kind of object are being told";
         let mut family = Family::gauge(encoder, "sluice_watch_connected", help)?;
         for (kind, connected) in &self.watches {

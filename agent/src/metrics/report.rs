@@ -20,6 +20,8 @@ pub struct Report {
     pub tables: Vec<TableStatus>,
     /// How many objects became of what, by kind.
     pub objects: BTreeMap<(&'static str, ObjectState), u64>,
+    /// Policies that select a local pod and name ports that resolve nowhere.
+    pub unresolved_ports: u64,
     /// By kind of object: what changes is being told.
     pub watches: BTreeMap<String, bool>,
     /// What the last comparison with the kernel had to correct.

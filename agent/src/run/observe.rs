@@ -81,6 +81,7 @@ impl<K: Kernel> Agent<K> {
             rules: if rules { self.reconciler.rules()? } else { Vec::new() },
             tables: self.reconciler.tables(),
             objects: self.objects.counts.clone(),
+            unresolved_ports: self.unresolved_ports.len() as u64,
             watches: watches.collect(),
             last_heal_corrections: self.last_heal_corrections,
             timings: self.timings.clone(),
