@@ -4,6 +4,7 @@
 pub mod admit;
 mod look;
 mod observe;
+mod signals;
 mod warnings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +14,14 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use sluice_common::abi::ABI_VERSION;
 use sluice_policy::model::{PodName, PolicyName};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use self::admit::Admitting;
 use self::look::{LinkNews, LinkWatch};
 use self::observe::Starts;
+pub use self::signals::until_stopped;
+use self::signals::{Signals, Wish};
 use crate::control::{Pending, Request, Response};
 use crate::endpoint::links::Links;
 use crate::memory;
@@ -75,6 +77,8 @@ pub struct Agent<K> {
     last_scan: Instant,
     netns_times: Vec<Option<SystemTime>>,
     faults: Vec<String>,
+    /// Why no pod can be told to be of this node.
+    node_unknown: Option<String>,
     objects: Objects,
     /// Warnings about objects that were logged and still hold.
     warned: BTreeSet<String>,
@@ -136,6 +140,7 @@ impl<K: Kernel> Agent<K> {
             last_change: now,
             last_scan: now,
             faults: Vec::new(),
+            node_unknown: None,
             objects: Objects::default(),
             warned: BTreeSet::new(),
             arrived: None,
@@ -245,6 +250,12 @@ impl<K: Kernel> Agent<K> {
                     tracing::info!("{} is watched again", watch.kind);
                 }
                 self.watches.insert(watch.kind.clone(), watch);
+            }
+            Event::NodeUnknown(why) => {
+                if let Some(why) = &why {
+                    tracing::warn!("{why}");
+                }
+                self.node_unknown = why;
             }
             Event::Uids(uids) => self.uids = Some(uids),
             Event::Refreshed(token) => {
@@ -437,6 +448,7 @@ impl<K: Kernel> Agent<K> {
 
     async fn status(&mut self) -> Status {
         let mut faults = self.faults_of_objects();
+        faults.extend(self.node_unknown.clone());
         faults.extend(self.reconciler.overflows());
         faults.extend(self.blindness());
         faults.extend(self.reconciler.notes_failure().map(str::to_owned));
@@ -455,46 +467,6 @@ impl<K: Kernel> Agent<K> {
             tables: self.reconciler.tables(),
             watches: self.watches.values().cloned().collect(),
             warnings: self.warnings(),
-        }
-    }
-}
-
-/// Waits for SIGTERM or SIGINT.
-///
-/// # Errors
-/// The kernel does not tell of signals.
-pub async fn until_stopped() -> anyhow::Result<()> {
-    let mut signals = Signals::new().context("cannot wait for signals")?;
-    while matches!(signals.next().await, Wish::Heal) {}
-    Ok(())
-}
-
-/// What a signal asks for.
-enum Wish {
-    Heal,
-    Stop,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Wish {
-        tokio::select! {
-            _ = self.terminate.recv() => Wish::Stop,
-            _ = self.interrupt.recv() => Wish::Stop,
-            _ = self.hangup.recv() => Wish::Heal,
         }
     }
 }

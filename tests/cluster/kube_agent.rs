@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sluice::status::EnforcementState;
-use sluice_tests::apiserver::{cluster, pod};
+use sluice_tests::apiserver::{cluster, node, pod};
 use sluice_tests::http;
 use sluice_tests::node::{NODE, Node};
 use sluice_tests::traffic::{OPEN, SERVER, Traffic, bind};
@@ -142,6 +142,23 @@ fn readiness_names_the_kind_that_the_agent_may_not_watch_until_it_may() {
     server.apply(role_with(rules));
     until("readiness", &machine, || readiness().status == 200);
     assert_eq!(machine.endpoint("x/server").state, EnforcementState::Enforced);
+}
+
+/// With a wrong name, no pod would be looked for, and all would seem to be in order.
+#[test]
+fn an_agent_whose_node_does_not_exist_is_not_ready_until_it_does() {
+    let Some((machine, server)) = cluster(BINARY) else { return };
+    let _agent = machine.spawn_agent();
+    until("readiness", &machine, || http::agent(&machine, "/readyz").status == 200);
+    server.delete("Node", NODE);
+    let missing = format!("missing: there is no Node {NODE}");
+    let says_so = || http::agent(&machine, "/readyz").body.contains(&missing);
+    until("the reason", &machine, says_so);
+    assert_eq!(http::agent(&machine, "/readyz").status, 503);
+    assert!(machine.status().faults.iter().any(|fault| fault.contains("--node-name")));
+    assert_eq!(machine.endpoint("x/server").state, EnforcementState::Enforced, "as before");
+    server.apply(node(NODE));
+    until("readiness again", &machine, || http::agent(&machine, "/readyz").status == 200);
 }
 
 #[test]

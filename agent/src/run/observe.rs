@@ -124,6 +124,7 @@ impl<K: Kernel> Agent<K> {
             .into_iter()
             .map(|(pod, reason)| format!("{pod}: {reason}"))
             .collect();
+        missing.extend(self.node_unknown.clone());
         missing.extend(self.scan_failure.clone());
         if !self.synced {
             missing.push(NOT_SYNCED.into());

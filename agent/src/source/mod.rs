@@ -39,6 +39,9 @@ pub enum Event {
     /// UIDs of the pods of this node, as container runtimes know them; replaces what was sent before. Sent
     /// behind the changes of these pods, and by sources that have such a thing.
     Uids(BTreeMap<PodName, String>),
+    /// Why no pod can be told to be of this node, and what to do; `None`: they can. Replaces what was sent
+    /// before; a source that cannot know sends nothing.
+    NodeUnknown(Option<String>),
     /// Everything that was there when this token was sent has been sent on.
     Refreshed(u64),
 }

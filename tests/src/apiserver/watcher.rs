@@ -62,7 +62,11 @@ impl Watcher {
                 Event::Watch(watch) => {
                     self.watches.insert(watch.kind.clone(), watch);
                 }
-                Event::Arrived(_) | Event::Objects(_) | Event::Uids(_) | Event::Refreshed(_) => {}
+                Event::Arrived(_)
+                | Event::Objects(_)
+                | Event::Uids(_)
+                | Event::NodeUnknown(_)
+                | Event::Refreshed(_) => {}
             }
         }
     }

@@ -159,9 +159,11 @@ struct Hub {
     /// Of these, the ones that the agent has not been told of.
     stirred: BTreeSet<Kind>,
     faults: Vec<String>,
+    /// See [`Event::NodeUnknown`].
+    node_unknown: Option<String>,
     outcome: Objects,
-    /// [`Store::revision`] that [`Self::faults`] and [`Self::outcome`] are of; `None` where a watch or
-    /// the own node has changed since.
+    /// [`Store::revision`] that [`Self::faults`] and [`Self::outcome`] are of; `None` where a watch has
+    /// changed since.
     told: Option<Revision>,
     /// What the agent finds wrong.
     found: Troubles,
@@ -179,6 +181,7 @@ impl Hub {
             watches: KINDS.into_iter().map(|kind| (kind, watch(kind))).collect(),
             stirred: KINDS.into(),
             faults: Vec::new(),
+            node_unknown: None,
             outcome: Objects::default(),
             told: None,
             found: Troubles::default(),
@@ -245,6 +248,11 @@ impl Hub {
             self.say();
             events.push(Event::Uids(uids));
         }
+        let node_unknown = self.unknown_node();
+        if self.node_unknown != node_unknown {
+            self.node_unknown.clone_from(&node_unknown);
+            events.push(Event::NodeUnknown(node_unknown));
+        }
         let revision = self.store.revision();
         if self.told.as_ref().is_none_or(|told| told.troubles != revision.troubles) {
             let faults = self.faults_now();
@@ -281,13 +289,6 @@ impl Hub {
             };
             faults.push(format!("{} cannot be watched: {error}; {consequence}", kind.as_str()));
         }
-        if self.gate.has(Kind::Node) && !self.store.knows_own_node() {
-            faults.push(format!(
-                "there is no Node {}: no pod of this machine can be told from others; give \
-                 --node-name the name that `kubectl get nodes` lists",
-                self.node
-            ));
-        }
         faults.extend(self.store.troubles().map(|trouble| {
             format!(
                 "{} {}: {}",
@@ -297,6 +298,18 @@ impl Hub {
             )
         }));
         faults
+    }
+
+    /// Why the pods of this node cannot be told; nothing while that is not known itself.
+    fn unknown_node(&self) -> Option<String> {
+        let is_missing = self.gate.has(Kind::Node) && !self.store.knows_own_node();
+        is_missing.then(|| {
+            format!(
+                "there is no Node {}: no pod of this machine can be told from others; give \
+                 --node-name the name that `kubectl get nodes` lists",
+                self.node
+            )
+        })
     }
 
     /// Passes on what Events are to say.

@@ -38,8 +38,8 @@ pub(super) struct Trouble {
 /// What [`Store::troubles`] and [`Store::outcome`] follow from: where it is the same, so are they.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Revision {
-    /// Of the troubles, and of whether the own node is there.
-    pub(super) troubles: (u64, bool),
+    /// Of the troubles.
+    pub(super) troubles: u64,
     /// How many objects there are of each kind.
     objects: Vec<usize>,
 }
@@ -212,7 +212,7 @@ impl Store {
     /// See [`Revision`]. Cheap, however many objects and troubles there are.
     pub(super) fn revision(&self) -> Revision {
         Revision {
-            troubles: (self.trouble_changes, self.knows_own_node()),
+            troubles: self.trouble_changes,
             objects: self.kinds.values().map(|known| known.objects.len()).collect(),
         }
     }
