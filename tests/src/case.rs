@@ -69,8 +69,11 @@ impl fmt::Display for Case {
 }
 
 fn write_pod(f: &mut fmt::Formatter<'_>, name: &PodName, pod: &Pod) -> fmt::Result {
-    let Pod { labels, addresses, finished, node: _, host_network, ports, created } = pod;
+    let Pod { labels, addresses, finished, node: _, host_network, ports, created, deleting } = pod;
     write!(f, "pod {name} {labels:?} {addresses:?} created {created}")?;
+    if *deleting {
+        write!(f, " deleting")?;
+    }
     if *host_network {
         write!(f, " host-network")?;
     }

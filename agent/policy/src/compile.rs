@@ -364,7 +364,7 @@ impl Compiler {
 
 /// A pod's claim and the addresses that it is for; none with host network.
 fn claims(pod: &Pod, name: &Arc<PodName>) -> Option<(Claim, Vec<Address>)> {
-    let claim = Claim { created: pod.created, pod: Arc::clone(name) };
+    let claim = Claim { stays: !pod.deleting, created: pod.created, pod: Arc::clone(name) };
     let addresses = pod.addresses.iter().map(|address| Address::from(*address));
     (!pod.host_network).then(|| (claim, addresses.collect()))
 }

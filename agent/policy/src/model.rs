@@ -100,8 +100,11 @@ pub struct Pod {
     /// Named container ports (init containers included), the first of equal name and protocol.
     pub ports: Vec<NamedPort>,
     /// Creation time in seconds, 0 where unknown. Of two pods with one address the younger has it
-    /// (then the greater name).
+    /// (then the greater name), unless it is being deleted.
     pub created: i64,
+    /// It is being deleted: its address is any other pod's that has it and is not. The runtime gives an
+    /// address away only when its former owner has lost it, which the API tells later.
+    pub deleting: bool,
 }
 
 /// Where a policy's rules stand in the order of evaluation.

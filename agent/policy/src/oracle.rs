@@ -183,8 +183,9 @@ fn peer_matches(world: &World, remote: IpAddr, peer: &Peer) -> bool {
     }
 }
 
-/// The pod that has an address. Of two that claim it the younger, then the greater name (the older
-/// one is gone, and its end is not known yet). Pods with host network have no address of their own.
+/// The pod that has an address. Of two that claim it the one that is not being deleted, then the
+/// younger, then the greater name (the other one is gone, and its end is not known yet). Pods with host
+/// network have no address of their own.
 pub(crate) fn holder(world: &World, address: IpAddr) -> Option<(&PodName, &Pod)> {
     let address = address.to_canonical();
     world
@@ -192,7 +193,7 @@ pub(crate) fn holder(world: &World, address: IpAddr) -> Option<(&PodName, &Pod)>
         .iter()
         .filter(|(_, pod)| !pod.host_network)
         .filter(|(_, pod)| pod.addresses.iter().any(|own| own.to_canonical() == address))
-        .max_by_key(|(name, pod)| (pod.created, *name))
+        .max_by_key(|(name, pod)| (!pod.deleting, pod.created, *name))
 }
 
 /// NetworkPolicyPeer: `podSelector` and `namespaceSelector` both have to match; a pod with host network

@@ -7,9 +7,11 @@ use sluice_common::abi::Address;
 
 use crate::model::PodName;
 
-/// A pod's claim to an address. The greatest wins: the youngest pod, then the greater name.
+/// A pod's claim to an address. The greatest wins: a pod that is not being deleted, then the youngest,
+/// then the greater name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Claim {
+    pub(crate) stays: bool,
     pub(crate) created: i64,
     pub(crate) pod: Arc<PodName>,
 }

@@ -281,6 +281,7 @@ fn pod_of(name: &PodName, workload: &Workload, node: String) -> Pod {
         finished: false,
         ready: true,
         created: workload.created,
+        deleting: false,
         spec: workload.containers.clone(),
     }
 }

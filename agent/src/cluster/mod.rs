@@ -62,14 +62,15 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The pod that has an address now: of several the youngest, then the one with the greatest name.
+    /// The pod that has an address now: of several one that is not being deleted, then the youngest, then
+    /// the one with the greatest name.
     /// Pods with host network have none of their own.
     pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
         self.world
             .pods
             .iter()
             .filter(|(_, pod)| !pod.host_network && pod.addresses.contains(&address))
-            .max_by_key(|(name, pod)| (pod.created, *name))
+            .max_by_key(|(name, pod)| (!pod.deleting, pod.created, *name))
             .map(|(name, _)| name)
     }
 

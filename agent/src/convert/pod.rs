@@ -27,6 +27,8 @@ pub struct Pod {
     pub ready: bool,
     /// Creation time in seconds, 0 where unknown.
     pub created: i64,
+    /// It is being deleted, and may run until it has ended in grace.
+    pub deleting: bool,
     /// What its containers say.
     pub spec: Containers,
 }
@@ -94,6 +96,7 @@ pub fn readable(pod: api::Pod) -> (Pod, Vec<At<PodError>>) {
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         ready: is_ready(&status) && !meta.deleting,
         created: meta.created,
+        deleting: meta.deleting,
         spec,
     };
     (value, problems.0)
@@ -205,6 +208,7 @@ impl Pod {
             host_network: self.spec.host_network,
             ports: self.spec.named.clone(),
             created: self.created,
+            deleting: self.deleting,
         }
     }
 }

@@ -7,7 +7,7 @@
 //!   nothing else ([`Incarnation`]).
 //! * A namespace that is one pod's is no other's, whatever addresses are in it. That of a pod whose
 //!   object is gone is another's only if that one has its address and no other namespace has it.
-//! * So is that of a pod whose addresses are all a younger pod's.
+//! * So is that of a pod whose addresses are all another pod's that has a better claim.
 //! * A pod that is looked for the first time gets the one namespace with an address of its own. Where
 //!   there are two, or where two pods find the same one, nobody gets any: which is whose cannot be
 //!   known, and a guess could be steered from inside.
@@ -32,6 +32,8 @@ pub struct LocalPod {
     pub addresses: Vec<IpAddr>,
     /// Creation time in seconds.
     pub created: i64,
+    /// It is being deleted.
+    pub deleting: bool,
 }
 
 /// Why a local pod has no interface to enforce it on.
@@ -43,7 +45,7 @@ pub enum NotFound {
     NoInterface,
     /// A namespace has its address on an interface without a veth on the host.
     NoHostSide(PathBuf),
-    /// A younger pod has its address.
+    /// Another pod with a better claim has its address.
     AddressOf(PodName),
     /// Which of these namespaces is its own cannot be told.
     Contested(BTreeSet<PathBuf>),
@@ -63,7 +65,7 @@ impl fmt::Display for NotFound {
                 "its address is in {}, on an interface without a veth on the host",
                 path.display()
             ),
-            Self::AddressOf(pod) => write!(f, "its address now belongs to the younger pod {pod}"),
+            Self::AddressOf(pod) => write!(f, "its address now belongs to pod {pod}"),
             Self::Contested(paths) => {
                 let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
                 write!(
@@ -96,7 +98,8 @@ pub struct Found {
 /// Assigns the scan's interfaces to pods. `places` says where pods were found before, and where those
 /// are whose objects are gone.
 ///
-/// Of two pods with one address the younger has it (then the greater name), as in the policy model.
+/// Of two pods with one address the one has it that is not being deleted, then the younger, then that
+/// with the greater name, as in the policy model.
 pub fn assign(
     scan: &Scan,
     pods: &BTreeMap<PodName, LocalPod>,
@@ -163,7 +166,7 @@ impl<'a> Search<'a> {
         places: &'a BTreeMap<PodName, Place>,
     ) -> Self {
         let mut by_age: Vec<(&PodName, &LocalPod)> = pods.iter().collect();
-        by_age.sort_by_key(|(name, pod)| std::cmp::Reverse((pod.created, *name)));
+        by_age.sort_by_key(|(name, pod)| std::cmp::Reverse((!pod.deleting, pod.created, *name)));
         let mut search = Self {
             scan,
             by_address: BTreeMap::new(),
@@ -209,7 +212,7 @@ impl<'a> Search<'a> {
         search
     }
 
-    /// The pod's addresses that no younger pod has.
+    /// The pod's addresses that no other pod has a better claim to.
     fn own(&self, name: &PodName, pod: &LocalPod) -> BTreeSet<IpAddr> {
         pod.addresses.iter().copied().filter(|a| self.owners.get(a) == Some(&name)).collect()
     }

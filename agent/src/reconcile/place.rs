@@ -97,8 +97,11 @@ impl<K: Kernel> Reconciler<K> {
         further: &mut Vec<Change>,
     ) {
         let local = pod.filter(|pod| self.is_local(pod));
-        let local =
-            local.map(|pod| LocalPod { addresses: pod.addresses.clone(), created: pod.created });
+        let local = local.map(|pod| LocalPod {
+            addresses: pod.addresses.clone(),
+            created: pod.created,
+            deleting: pod.deleting,
+        });
         self.unplaced |= self.local.get(name) != local.as_ref();
         if self.local.contains_key(name) {
             let place = self.slots.places().get(name).map(|place| &place.incarnation);
@@ -123,7 +126,7 @@ impl<K: Kernel> Reconciler<K> {
         let gone = PodName { namespace, name: format!("{} (gone {})", name.name, place.epoch) };
         self.slots.rename(name, gone.clone());
         let addresses = place.incarnation.addresses.iter().copied().collect();
-        let last = Pod { finished: true, created: i64::MIN, addresses, ..last };
+        let last = Pod { addresses, ..parted(last) };
         further.push(Change::Pod(gone.clone(), Some(last)));
         if let Some(endpoint) = self.compiler.world().endpoints.get(name).copied() {
             further.push(Change::Endpoint(name.clone(), None));
@@ -334,6 +337,11 @@ impl<K: Kernel> Reconciler<K> {
             (true, true) | (false, false) => {}
         }
     }
+}
+
+/// A pod that goes on without its object: no peer, and everybody else's claim to an address is better.
+fn parted(pod: Pod) -> Pod {
+    Pod { finished: true, created: i64::MIN, deleting: true, ..pod }
 }
 
 /// The name that a pod of which nothing is known is closed by.

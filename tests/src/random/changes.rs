@@ -71,6 +71,7 @@ fn move_address(dice: &mut Dice, world: &World) -> Vec<Change> {
     let from: Vec<IpAddr> = other.addresses;
     pod.addresses = from;
     pod.created = dice.up_to(3) as i64;
+    pod.deleting = dice.chance(20);
     vec![Change::Pod(name, Some(pod))]
 }
 

@@ -77,6 +77,7 @@ pub(super) fn pod(dice: &mut Dice) -> Pod {
         host_network,
         ports: named_ports(dice),
         created: dice.up_to(2) as i64,
+        deleting: dice.chance(10),
     }
 }
 

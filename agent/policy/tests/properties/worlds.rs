@@ -133,8 +133,9 @@ pub(crate) fn pod() -> impl Strategy<Value = Pod> {
     let key = (select(&PORT_NAMES[..]), protocol());
     let ports = prop::collection::btree_map(key, select(&PORTS[1..]), 0..3);
     let addresses = prop::collection::vec(address(), 0..3);
-    (labels(), addresses, prop::bool::weighted(0.1), ports, 0_i64..3).prop_map(
-        |(labels, addresses, host_network, ports, created)| {
+    let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.2));
+    (labels(), addresses, flags, ports, 0_i64..3).prop_map(
+        |(labels, addresses, (host_network, deleting), ports, created)| {
             let by_family: BTreeMap<bool, IpAddr> =
                 addresses.into_iter().map(|a| (a.is_ipv4(), a)).collect();
             let ports = ports.into_iter().map(|((name, protocol), port)| NamedPort {
@@ -149,6 +150,7 @@ pub(crate) fn pod() -> impl Strategy<Value = Pod> {
                 host_network,
                 ports: ports.collect(),
                 created,
+                deleting,
                 finished: false,
             }
         },

@@ -19,7 +19,7 @@ fn scan(interfaces: impl IntoIterator<Item = Interface>) -> Scan {
 
 fn local(created: i64, addresses: &[&str]) -> LocalPod {
     let addresses = addresses.iter().map(|a| a.parse().expect("an address")).collect();
-    LocalPod { addresses, created }
+    LocalPod { addresses, created, deleting: false }
 }
 
 fn pods(pods: &[(&str, i64, &[&str])]) -> BTreeMap<PodName, LocalPod> {
@@ -149,6 +149,25 @@ fn the_younger_of_two_pods_has_the_address() {
     let found = first(&scan, &pods(&[("a", 5, &["10.0.0.1"]), ("b", 4, &["10.0.0.1"])]));
     assert_eq!(indexes(&found, "a"), [7]);
     assert_eq!(found.assignment[&pod("b")], Err(NotFound::AddressOf(pod("a"))));
+}
+
+/// The API tells of the younger one's end later than of the address that an older one has inherited.
+#[test]
+fn an_address_of_a_pod_that_is_being_deleted_is_any_other_pods_that_has_it() {
+    let scan = scan([interface(7, 1, &["10.0.0.1"]), interface(8, 2, &["10.0.0.2"])]);
+    let mut both = pods(&[("a", 5, &["10.0.0.1"]), ("b", 4, &["10.0.0.1"])]);
+    let leave = |pods: &mut BTreeMap<PodName, LocalPod>, name| {
+        pods.get_mut(&pod(name)).expect("a pod").deleting = true;
+    };
+    leave(&mut both, "a");
+    let found = first(&scan, &both);
+    assert_eq!(indexes(&found, "b"), [7]);
+    assert_eq!(found.assignment[&pod("a")], Err(NotFound::AddressOf(pod("b"))));
+    // Of two that are being deleted, the younger again; and alone, it has its own.
+    leave(&mut both, "b");
+    assert_eq!(indexes(&first(&scan, &both), "a"), [7]);
+    both.remove(&pod("b"));
+    assert_eq!(indexes(&first(&scan, &both), "a"), [7]);
 }
 
 #[test]

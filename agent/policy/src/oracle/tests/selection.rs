@@ -177,6 +177,10 @@ fn case_15_the_younger_of_two_pods_has_the_address() {
     assert!(bench.allows("10.244.1.2", "x/a", tcp(80)), "x/b has it");
     bench.pod("x/c").created = 11;
     assert!(bench.denies("10.244.1.2", "x/a", tcp(80)), "the greater name has it");
+    bench.pod("x/c").deleting = true;
+    assert!(bench.allows("10.244.1.2", "x/a", tcp(80)), "x/c is being deleted, x/b has it");
+    bench.pod("x/b").deleting = true;
+    assert!(bench.denies("10.244.1.2", "x/a", tcp(80)), "so is x/b");
     // Once x/c has finished it has no addresses.
     bench.pod("x/c").addresses.clear();
     assert!(bench.allows("10.244.1.2", "x/a", tcp(80)));
