@@ -3,7 +3,10 @@
 //!
 //! Written before the tables change, with an atomic rename. The notes may therefore be ahead of the
 //! kernel, never behind. They only save writes, counters and flows over a restart: the kernel is read
-//! back and compared whatever they say, so notes that are lost or old cost one rewrite, no safety.
+//! back and compared whatever they say, so notes that are lost or old cost one rewrite, no safety. A pod
+//! whose object is gone ([`GonePod`]) is closed without them.
+
+mod gone;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +18,7 @@ use sluice_common::abi::{ClassId, Direction, RuleId, SetId};
 use sluice_policy::model::{PodName, PolicyKind, PolicyName, RuleName};
 use sluice_policy::names::Names;
 
+pub use self::gone::GonePod;
 use crate::endpoint::slots::{Place, Slots};
 
 /// Name of the file in the state directory.
@@ -35,6 +39,8 @@ pub struct State {
     pub places: BTreeMap<PodName, Place>,
     /// The first epoch that was never used.
     pub next_epoch: u32,
+    /// Of the pods that have places, those whose objects are gone, by name.
+    pub gone: Vec<GonePod>,
 }
 
 /// Why notes could not be read or written.
@@ -59,12 +65,13 @@ pub enum StateError {
 }
 
 impl State {
-    /// The notes in force: names and places as they are now.
-    pub fn of(names: &Names, slots: &Slots) -> Self {
+    /// The notes in force: names, places and what has no object, as they are now.
+    pub fn of(names: &Names, slots: &Slots, gone: Vec<GonePod>) -> Self {
         Self {
             names: names.clone(),
             places: slots.places().clone(),
             next_epoch: slots.next_epoch(),
+            gone,
         }
     }
 
@@ -131,6 +138,9 @@ struct File {
     classes: BTreeMap<ClassId, String>,
     rules: BTreeMap<RuleId, RuleForm>,
     endpoints: Vec<EndpointForm>,
+    /// Agents of before have not noted them.
+    #[serde(default)]
+    gone: Vec<GonePod>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -164,7 +174,7 @@ struct EndpointForm {
 
 impl From<&State> for File {
     fn from(state: &State) -> Self {
-        let State { names: Names { sets, classes, rules, .. }, places, next_epoch } = state;
+        let State { names: Names { sets, classes, rules, .. }, places, next_epoch, gone } = state;
         Self {
             version: VERSION,
             next_epoch: *next_epoch,
@@ -179,19 +189,20 @@ impl From<&State> for File {
                     place: place.clone(),
                 })
                 .collect(),
+            gone: gone.clone(),
         }
     }
 }
 
 impl From<File> for State {
     fn from(file: File) -> Self {
-        let File { version: _, next_epoch, sets, classes, rules, endpoints } = file;
+        let File { version: _, next_epoch, sets, classes, rules, endpoints, gone } = file;
         let rules = rules.into_iter().map(|(id, rule)| (id, rule.into())).collect();
         let places = endpoints
             .into_iter()
             .map(|EndpointForm { namespace, name, place }| (PodName { namespace, name }, place))
             .collect();
-        Self { names: Names { sets, classes, rules }, places, next_epoch }
+        Self { names: Names { sets, classes, rules }, places, next_epoch, gone }
     }
 }
 
@@ -257,6 +268,7 @@ mod tests {
             },
             places: [(PodName { namespace: "x".into(), name: "a".into() }, place)].into(),
             next_epoch: 10,
+            gone: Vec::new(),
         }
     }
 

@@ -171,6 +171,16 @@ fn without_notes_a_pod_whose_namespace_is_unmounted_stays_enforced_until_it_is_g
     eventually("the pod is gone", || node.endpoint("x/a").state == EnforcementState::NotEnforced);
 }
 
+/// Takes the labels of pods without an object out of the notes.
+fn forget_the_gone(node: &Node) {
+    let path = node.state_dir().join("state.json");
+    let text = std::fs::read(&path).expect("notes");
+    let mut notes: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    assert_eq!(notes["gone"].as_array().map(Vec::len), Some(1), "{notes}");
+    notes.as_object_mut().expect("an object").remove("gone");
+    std::fs::write(path, notes.to_string()).expect("written");
+}
+
 /// SEMANTICS asks for policy on what runs: a forced deletion removes the object, not the pod.
 #[test]
 fn a_pod_that_runs_on_without_its_object_is_enforced_and_let_in_nowhere_until_it_is_gone() {
@@ -195,8 +205,14 @@ fn a_pod_that_runs_on_without_its_object_is_enforced_and_let_in_nowhere_until_it
     node.write("client.yaml", &pod("client", CLIENT, "{app: client}"));
     node.sync();
     assert!(reaches(&node, "client", &shut));
-    // What the next agent does not know of it is closed.
+    // The next agent has it in its notes.
     agent.kill();
+    let agent = node.start_agent();
+    assert_eq!(node.endpoint(&name), gone);
+    assert!(reaches(&node, "client", &shut) && !reaches(&node, "client", &open));
+    // What an agent does not know of it is closed, as from the notes of an agent of before.
+    agent.kill();
+    forget_the_gone(&node);
     let _agent = node.start_agent();
     assert!(!reaches(&node, "client", &shut) && !reaches(&node, "client", &open));
     let closed = node.endpoint(&format!("(closed)/{name}"));

@@ -99,8 +99,9 @@ impl<K: Kernel> Reconciler<K> {
         slots: Slots,
     ) -> Self {
         let names = notes.as_ref().map(|notes| notes.names.clone()).unwrap_or_default();
+        let gone = notes.as_ref().map(|notes| notes.gone.clone()).unwrap_or_default();
         let admitted = Admitted::load(&state_dir);
-        Self {
+        let mut reconciler = Self {
             kernel,
             node,
             state_dir,
@@ -127,7 +128,9 @@ impl<K: Kernel> Reconciler<K> {
             admitted,
             followed: BTreeSet::new(),
             learned: 0,
-        }
+        };
+        reconciler.take_up(gone);
+        reconciler
     }
 
     /// The same, with what the node's administrator adds to the source.
@@ -227,7 +230,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Notes for the next agent. To be without costs it no safety, only counters and names: so a full
     /// disk holds nothing up. Notes that are not of now are worse than none.
     fn store_notes(&mut self) {
-        let notes = State::of(self.compiler.names(), &self.slots);
+        let notes = State::of(self.compiler.names(), &self.slots, self.notes_of_gone());
         if self.stored.as_ref() == Some(&notes) {
             return;
         }

@@ -5,8 +5,9 @@
 //!
 //! * **A pod whose object is gone** (a forced deletion), is another one by now (created again under its
 //!   name, or with other addresses), or says that it has finished. It goes on under a name that no
-//!   object can have, with its last labels: the policies that there are select it by these. It is no
-//!   peer of any policy, and every other pod has a better claim to its addresses.
+//!   object can have, with its last labels: the policies that there are select it by these, also after
+//!   a restart of the agent, which notes them. It is no peer of any policy, and every other pod has a
+//!   better claim to its addresses.
 //! * **A pod of which only the place is known**, from the notes or the kernel, because its object went
 //!   while no agent ran: closed in both directions.
 //! * **A pod more than there are places**: closed in both directions if a policy isolates it in any,
@@ -27,6 +28,7 @@ use super::{Kernel, Reconciler};
 use crate::endpoint::links::IfIndex;
 use crate::endpoint::slots::Incarnation;
 use crate::endpoint::{Found, Interface, LocalPod, Unenforced, assign};
+use crate::state::GonePod;
 
 /// Namespace of what is closed. No object can be in it.
 const CLOSED: &str = "(closed)";
@@ -137,6 +139,24 @@ impl<K: Kernel> Reconciler<K> {
             }
         }
         self.gone.insert(gone);
+    }
+
+    /// What the next agent must know of the pods whose objects are gone.
+    pub(super) fn notes_of_gone(&self) -> Vec<GonePod> {
+        let pods = &self.compiler.world().pods;
+        let noted = self.gone.iter().filter_map(|name| GonePod::of(name, pods.get(name)?));
+        noted.collect()
+    }
+
+    /// Goes on with the pods whose objects were gone when a former agent noted them.
+    pub(super) fn take_up(&mut self, gone: Vec<GonePod>) {
+        for (name, pod) in gone.into_iter().map(GonePod::into_pod) {
+            let Some(place) = self.slots.places().get(&name) else { continue };
+            let addresses = place.incarnation.addresses.iter().copied().collect();
+            let pod = Pod { addresses, node: self.node.clone(), ..parted(pod) };
+            self.touched.merge(self.compiler.apply([Change::Pod(name.clone(), Some(pod))]));
+            self.gone.insert(name);
+        }
     }
 
     /// Gives everything that has an interface a place, and tells the compiler, where something of that
