@@ -29,18 +29,23 @@ impl<K: Kernel> Reconciler<K> {
 
     /// True if [`Self::missing`] has any.
     pub fn is_something_missing(&self) -> bool {
-        let unfound = |found: &Result<_, NotFound>| {
-            !matches!(found, Ok(_) | Err(NotFound::NoAddress | NotFound::AddressOf(_)))
-        };
-        !self.refused.is_empty() || self.assignment.values().any(unfound)
+        !self.refused.is_empty() || self.unfound().next().is_some()
+    }
+
+    /// Local pods that have addresses and should be found, and are not.
+    fn unfound(&self) -> impl Iterator<Item = (&PodName, &NotFound)> {
+        let is_leaving = |pod| self.local.get(pod).is_some_and(|pod| pod.deleting);
+        self.assignment.iter().filter_map(move |(pod, found)| match found {
+            Ok(_) | Err(NotFound::NoAddress) => None,
+            // It has lost its address, and the API will tell of its end.
+            Err(NotFound::AddressOf(_)) if is_leaving(pod) => None,
+            Err(reason) => Some((pod, reason)),
+        })
     }
 
     /// Local pods that have addresses and are not found, or found and not enforced: why, by name.
     pub fn missing(&self) -> BTreeMap<PodName, String> {
-        let unfound = self.assignment.iter().filter_map(|(pod, found)| match found {
-            Ok(_) | Err(NotFound::NoAddress | NotFound::AddressOf(_)) => None,
-            Err(reason) => Some((pod.clone(), reason.to_string())),
-        });
+        let unfound = self.unfound().map(|(pod, reason)| (pod.clone(), reason.to_string()));
         let refused = self.refused.iter().map(|(pod, reason)| (pod.clone(), reason.to_string()));
         refused.chain(unfound).collect()
     }

@@ -74,3 +74,26 @@ fn a_pod_whose_object_is_gone_is_judged_the_same_by_the_next_agent() {
     let last = restart(next);
     assert_eq!(last.reconciler.compiler.world().pods, BTreeMap::new());
 }
+
+/// Not ready is an agent with a pod whose address is another's, but not because of one that is leaving.
+#[test]
+fn a_pod_that_has_lost_its_address_is_missing_unless_it_is_being_deleted() {
+    let mut setup = Setup::new(Recorder::default());
+    let aged = |of: &str, created, deleting| {
+        let Change::Pod(name, Some(pod)) = pod(of, 1) else { panic!("it is a pod") };
+        Change::Pod(name, Some(Pod { created, deleting, ..pod }))
+    };
+    setup.reconciler.change(vec![aged("old", 1, false), aged("young", 2, false), policy()]);
+    setup.reconciler.found(scan(&[(5, 1)]));
+    setup.reconcile();
+    assert_eq!(setup.reconciler.missing()[&name("old")], "its address now belongs to pod x/young");
+    assert!(setup.reconciler.is_something_missing());
+    setup.reconciler.change(vec![aged("old", 1, true)]);
+    setup.reconcile();
+    assert!(setup.reconciler.missing().is_empty() && !setup.reconciler.is_something_missing());
+    // The old one has inherited the address of the young one, which is leaving.
+    setup.reconciler.change(vec![aged("old", 1, false), aged("young", 2, true)]);
+    setup.reconcile();
+    assert_eq!(listed(&setup)[0], enforced("x/old"));
+    assert!(setup.reconciler.missing().is_empty());
+}
