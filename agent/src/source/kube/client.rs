@@ -8,14 +8,14 @@ use ::kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigEr
 use ::kube::{Client, Config};
 
 use super::pace::PaceLayer;
-use super::watch::TIMEOUT_MAX;
+use super::watch::SILENCE_MAX;
 
 /// For a connection to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection on which nothing arrives for so long is dead. Above the time after which the server
-/// ends every watch by itself; it sends a bookmark a minute besides.
-const READ_TIMEOUT: Duration = Duration::from_secs(TIMEOUT_MAX as u64 + 10);
+/// A connection on which nothing arrives for so long is dead. Above the time after which a silent watch
+/// is asked for anew.
+const READ_TIMEOUT: Duration = Duration::from_secs(SILENCE_MAX as u64 + 5);
 
 /// Why it is not known how to reach the API server.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,10 @@ use std::time::Duration;
 use ::kube::client::Body;
 use futures_util::future::BoxFuture;
 use http::header::RETRY_AFTER;
-use http::{Request, Response};
+use http::{Request, Response, Uri};
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::MapFrame;
+use hyper::body::{Body as HttpBody, Bytes, Frame};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tower::{BoxError, Layer, Service};
@@ -42,8 +45,12 @@ const LIST_ANSWER: Duration = Duration::from_secs(65);
 pub(super) struct Pace {
     /// A request that has lived for so long has ended as it should.
     whole: Duration,
+    /// So has one that has said nothing for so long.
+    silence: Duration,
     /// When the last one was sent.
     sent: Option<Instant>,
+    /// When something of an answer arrived last.
+    heard: Option<Instant>,
     /// Requests in a row that came too early.
     early: u32,
     /// The server has asked for silence until then.
@@ -53,9 +60,11 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Nothing was sent yet. The server is asked to end every watch after `whole`.
-    pub(super) const fn new(whole: Duration) -> Self {
-        Self { whole, sent: None, early: 0, not_before: None, listed: false }
+    /// Nothing was sent yet. The server is asked to end every watch after `whole`, and one that is silent
+    /// for `silence` is asked for anew.
+    pub(super) const fn new(whole: Duration, silence: Duration) -> Self {
+        let (sent, heard, not_before) = (None, None, None);
+        Self { whole, silence, sent, heard, early: 0, not_before, listed: false }
     }
 
     /// When the request that is to be sent now is to be sent. `chance` is between 0 and 1.
@@ -64,7 +73,7 @@ impl Pace {
         let wait = match self.sent.map(|sent| now.saturating_duration_since(sent)) {
             None => Duration::ZERO,
             Some(_) if listed => Duration::ZERO,
-            Some(lived) if lived >= self.whole => {
+            Some(lived) if lived >= self.whole || self.silent_for(now) >= self.silence => {
                 self.early = 0;
                 Duration::ZERO
             }
@@ -86,6 +95,17 @@ impl Pace {
         at
     }
 
+    /// How long nothing of an answer has arrived.
+    fn silent_for(&self, now: Instant) -> Duration {
+        let since = self.sent.max(self.heard);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// A part of an answer has arrived.
+    fn hear(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
     /// A list, or a page of it, has arrived.
     const fn list_arrived(&mut self) {
         self.listed = true;
@@ -102,13 +122,15 @@ impl Pace {
 #[derive(Clone, Debug)]
 pub(super) struct PaceLayer {
     pace: Arc<Mutex<Pace>>,
+    /// Seconds after which the server is asked to end every watch.
+    life: u32,
     answered: Arc<Notify>,
 }
 
 impl PaceLayer {
     /// See the type.
-    pub(super) fn new(pace: Pace, answered: Arc<Notify>) -> Self {
-        Self { pace: Arc::new(Mutex::new(pace)), answered }
+    pub(super) fn new(pace: Pace, life: u32, answered: Arc<Notify>) -> Self {
+        Self { pace: Arc::new(Mutex::new(pace)), life, answered }
     }
 }
 
@@ -127,22 +149,29 @@ pub(super) struct Paced<S> {
     layer: PaceLayer,
 }
 
+/// A body that tells of each of its frames.
+type Heard<B> = MapFrame<B, Hear<<B as HttpBody>::Data>>;
+
+/// Passes a frame on.
+type Hear<D> = Box<dyn FnMut(Frame<D>) -> Frame<D> + Send>;
+
 impl<S, B> Service<Request<Body>> for Paced<S>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes>,
 {
-    type Response = Response<B>;
+    type Response = Response<Heard<B>>;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Response<B>, BoxError>>;
+    type Future = BoxFuture<'static, Result<Response<Heard<B>>, BoxError>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let PaceLayer { pace, answered } = self.layer.clone();
+        let PaceLayer { pace, life, answered } = self.layer.clone();
         let asked = |part: &str| {
             request.uri().query().is_some_and(|query| query.split('&').any(|q| q.starts_with(part)))
         };
@@ -150,6 +179,7 @@ where
         let patience = if is_watch { WATCH_ANSWER } else { LIST_ANSWER };
         // A further page of a list that is under way.
         let at = (!asked("continue=")).then(|| lock(&pace).next(Instant::now(), fastrand::f64()));
+        let request = if is_watch { with_timeout(request, life) } else { request };
         // Nothing is sent before it is polled.
         let response = self.inner.call(request);
         Box::pin(async move {
@@ -168,9 +198,32 @@ where
             } else if let Some(asked_for) = retry_after(&response) {
                 lock(&pace).hold(Instant::now(), asked_for);
             }
-            Ok(response)
+            Ok(response.map(|body| {
+                body.map_frame(Box::new(move |frame| {
+                    lock(&pace).hear(Instant::now());
+                    frame
+                }) as Hear<Bytes>)
+            }))
         })
     }
+}
+
+/// The request, with another time after which the server is to end it, where it names one.
+fn with_timeout(mut request: Request<Body>, seconds: u32) -> Request<Body> {
+    const NAME: &str = "timeoutSeconds=";
+    let uri = request.uri();
+    let pairs = uri.query().unwrap_or_default().split('&').map(|pair| match pair.strip_prefix(NAME) {
+        Some(_) => format!("{NAME}{seconds}"),
+        None => pair.to_owned(),
+    });
+    let asked = format!("{}?{}", uri.path(), pairs.collect::<Vec<_>>().join("&"));
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = asked.parse().ok();
+    // What was valid stays so: a number takes the place of a number.
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
 }
 
 /// Nothing panics while it is held.
@@ -187,11 +240,12 @@ fn retry_after<B>(response: &Response<B>) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    const WHOLE: Duration = Duration::from_secs(90);
+    const WHOLE: Duration = Duration::from_secs(300);
+    const SILENCE: Duration = Duration::from_secs(90);
 
     /// How long each request in a row waits, where each lives for `lived` and chance is the same.
     fn waits(requests: usize, lived: Duration, chance: f64) -> Vec<Duration> {
-        let mut pace = Pace::new(WHOLE);
+        let mut pace = Pace::new(WHOLE, SILENCE);
         let mut now = Instant::now();
         let mut waits = Vec::new();
         for _ in 0..requests {
@@ -220,9 +274,26 @@ mod tests {
     }
 
     #[test]
+    fn a_watch_that_was_silent_is_followed_by_the_next_at_once_and_one_that_breaks_is_not() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(WHOLE, SILENCE);
+        pace.next(begin, 1.0);
+        pace.hear(begin + Duration::from_secs(60));
+        // It had bookmarks, and the server goes away.
+        let now = begin + Duration::from_secs(120);
+        assert_eq!(pace.next(now, 1.0), now + FIRST);
+        // The next one hears nothing at all, then the one after it from some time on.
+        let now = now + FIRST + SILENCE;
+        assert_eq!(pace.next(now, 1.0), now);
+        pace.hear(now + Duration::from_secs(70));
+        let now = now + Duration::from_secs(70) + SILENCE;
+        assert_eq!(pace.next(now, 1.0), now);
+    }
+
+    #[test]
     fn the_watch_after_a_list_is_no_second_attempt_but_the_list_after_it_is() {
         let now = Instant::now();
-        let mut pace = Pace::new(WHOLE);
+        let mut pace = Pace::new(WHOLE, SILENCE);
         pace.next(now, 1.0);
         pace.list_arrived();
         assert_eq!(pace.next(now, 1.0), now);
@@ -232,7 +303,7 @@ mod tests {
     #[test]
     fn a_server_that_asks_for_silence_gets_it_but_not_for_ever() {
         let now = Instant::now();
-        let mut pace = Pace::new(WHOLE);
+        let mut pace = Pace::new(WHOLE, SILENCE);
         pace.next(now, 0.5);
         pace.hold(now, Duration::from_secs(20));
         assert_eq!(pace.next(now, 0.5) - now, Duration::from_secs(22));
@@ -246,7 +317,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         let (mut in_a_tenth, mut last) = (std::collections::BTreeMap::<u128, u32>::new(), begin);
         for _ in 0..5_000 {
-            let mut pace = Pace::new(WHOLE);
+            let mut pace = Pace::new(WHOLE, SILENCE);
             pace.next(begin - Duration::from_secs(60), 0.0);
             // Refused until the server is back after 20 s.
             let mut now = begin;

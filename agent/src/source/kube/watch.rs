@@ -6,11 +6,18 @@
 //! then. After a failure the watch goes on from the last version that it saw; where the server does not
 //! have that (any more, or not yet), it lists again. When it is asked again, `pace` says.
 //!
-//! A server that hangs is noticed when the next watch is due and gets no answer: after three minutes at
-//! the latest.
+//! A watch is asked for five to ten minutes, as the informers of Go's client do: 5,000 nodes with six
+//! watches each ask about 70 times a second. A server that hangs is noticed long before that. It is asked
+//! for bookmarks, and kube-apiserver sends one to each watch about every minute (`defaultBookmarkFrequency`
+//! of its cacher), whether anything has changed or not. But the API promises neither that nor any
+//! bookmark at all, so silence is no failure: where there is some for too long, the watch is asked for
+//! anew, from where it was. A server that sends bookmarks is so hardly ever asked, one that does not is
+//! asked every two minutes, and one that hangs gives no answer to that: it is noticed after two and a half
+//! minutes at the latest.
 
 use std::error::Error as _;
 use std::future::pending;
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,15 +39,22 @@ use crate::manifest::kinds::Kind;
 /// took the request for an ordinary watch.
 const STREAM_PATIENCE: Duration = Duration::from_secs(30);
 
-/// The server is asked to end each watch after so many seconds, at least.
-const TIMEOUT_MIN: u32 = 60;
+/// The server is asked to end each watch after so many seconds. Each watch of each agent has its own
+/// number, so that they do not come together.
+const LIFE: RangeInclusive<u32> = 300..=600;
 
-/// See [`TIMEOUT_MIN`]; in between, each watch of each agent has its own, so that they do not come
-/// together.
-pub(super) const TIMEOUT_MAX: u32 = 120;
+/// A watch that says nothing for so many seconds is asked for anew, likewise. Above the minute, and some
+/// seconds, between two bookmarks. kube-runtime waits [`SILENCE_MARGIN`] longer.
+const SILENCE: RangeInclusive<u32> = 80..=110;
 
-/// A watch that has lived for all of its time but this was ended in time.
-const TIMEOUT_SLACK: u32 = 2;
+/// See [`SILENCE`].
+const SILENCE_MARGIN: u32 = 5;
+
+/// No watch is silent for longer, unless its connection is broken.
+pub(super) const SILENCE_MAX: u32 = *SILENCE.end() + SILENCE_MARGIN;
+
+/// A watch that has lived or been silent for all of its time but this has ended as it should.
+const SLACK: Duration = Duration::from_secs(2);
 
 /// What a watch says.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,11 +92,10 @@ pub(super) async fn watch<T: Watched>(
     news: mpsc::Sender<Message>,
 ) {
     let answered = Arc::new(Notify::new());
-    let timeout = fastrand::u32(TIMEOUT_MIN..=TIMEOUT_MAX);
-    let whole = Duration::from_secs((timeout - TIMEOUT_SLACK).into());
-    let layer = PaceLayer::new(Pace::new(whole), answered.clone());
+    let (life, silence) = (fastrand::u32(LIFE), fastrand::u32(SILENCE));
+    let layer = layer(life, silence, answered.clone());
     match client::paced(&config, &layer) {
-        Ok(client) => watch_by::<T>(client, &answered, fields, timeout, &news).await,
+        Ok(client) => watch_by::<T>(client, &answered, fields, silence, &news).await,
         // Nothing will change that but another configuration: the watch never is.
         Err(error) => {
             let _ = news.send((T::KIND, News::Failed(chain(&error)), Instant::now())).await;
@@ -90,17 +103,26 @@ pub(super) async fn watch<T: Watched>(
     }
 }
 
-/// `answered` is notified of each of the client's requests that succeeds; `timeout` is in seconds.
+/// How often a watch is asked for that is to live so many seconds, and may be silent for so many.
+fn layer(life: u32, silence: u32, answered: Arc<Notify>) -> PaceLayer {
+    let whole = |seconds: u32| Duration::from_secs(seconds.into()) - SLACK;
+    let pace = Pace::new(whole(life), whole(silence + SILENCE_MARGIN));
+    PaceLayer::new(pace, life, answered)
+}
+
+/// `answered` is notified of each of the client's requests that succeeds; `silence` is in seconds.
 async fn watch_by<T: Watched>(
     client: Client,
     answered: &Notify,
     fields: Option<String>,
-    timeout: u32,
+    silence: u32,
     news: &mpsc::Sender<Message>,
 ) {
     let api: Api<Wire<T>> = Api::all(client);
+    // For kube-runtime this is both: what it asks for, which the client's layer replaces, and how long it
+    // bears silence.
     let paged =
-        watcher::Config { field_selector: fields, timeout: Some(timeout), ..Default::default() };
+        watcher::Config { field_selector: fields, timeout: Some(silence), ..Default::default() };
     let mut lists = Lists::Streamed;
     loop {
         let options = match lists {

@@ -11,12 +11,15 @@ use http_body_util::StreamBody;
 use hyper::body::{Bytes, Frame};
 use k8s_openapi::api::core::v1::Namespace;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tower::service_fn;
 
 use super::*;
 
 /// Of the watches in these tests, in seconds.
-const TIMEOUT: u32 = 90;
+const LIVES: u32 = 420;
+/// Likewise.
+const SILENT: u32 = 90;
 
 /// What the server does with a request.
 #[derive(Clone, Debug)]
@@ -27,6 +30,8 @@ enum Answer {
     Ended(Vec<String>),
     /// Lines of a watch; then silence.
     Open(Vec<String>),
+    /// Lines of a watch; then a bookmark every minute, until it has lived for as long as was asked for.
+    Marked(Vec<String>),
     /// A list, in one page.
     List(&'static str),
     /// Nothing at all.
@@ -62,12 +67,11 @@ impl Setup {
             }
         });
         let answered = Arc::new(Notify::new());
-        let whole = Duration::from_secs((TIMEOUT - TIMEOUT_SLACK).into());
-        let layer = PaceLayer::new(Pace::new(whole), answered.clone());
+        let layer = layer(LIVES, SILENT, answered.clone());
         let (sender, news) = mpsc::channel(1024);
         let task = tokio::spawn(async move {
             let client = ClientBuilder::new(server, "default").with_layer(&layer).build();
-            watch_by::<Namespace>(client, &answered, None, TIMEOUT, &sender).await;
+            watch_by::<Namespace>(client, &answered, None, SILENT, &sender).await;
         });
         Self { asked, news, task }
     }
@@ -85,30 +89,43 @@ impl Setup {
     }
 }
 
+/// What comes behind the lines of an answer.
+enum Then {
+    End,
+    Silence,
+    Bookmarks,
+}
+
 type Stream = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
 
 async fn respond(answer: Answer) -> Result<Response<Stream>, Infallible> {
-    let (status, lines, stays) = match answer {
+    let (status, lines, then) = match answer {
         Answer::Silence => pending().await,
         Answer::Refused(code, message) => {
             let status = format!(
                 "{{\"kind\":\"Status\",\"apiVersion\":\"v1\",\"status\":\"Failure\",\
                  \"message\":\"{message}\",\"reason\":\"x\",\"code\":{code}}}"
             );
-            (code, vec![status], false)
+            (code, vec![status], Then::End)
         }
-        Answer::Ended(lines) => (200, lines, false),
-        Answer::Open(lines) => (200, lines, true),
-        Answer::List(text) => (200, vec![text.to_owned()], false),
+        Answer::Ended(lines) => (200, lines, Then::End),
+        Answer::Open(lines) => (200, lines, Then::Silence),
+        Answer::Marked(lines) => (200, lines, Then::Bookmarks),
+        Answer::List(text) => (200, vec![text.to_owned()], Then::End),
     };
     let frames = lines.into_iter().map(|line| Ok::<_, Infallible>(Frame::data(Bytes::from(line))));
-    let end = stream::once(async move {
-        if stays {
-            pending::<()>().await;
+    let rest = match then {
+        Then::End => stream::empty().boxed(),
+        Then::Silence => stream::pending().boxed(),
+        Then::Bookmarks => {
+            let minutes = stream::iter(0..LIVES / 60).then(|_| async {
+                sleep(Duration::from_secs(60)).await;
+                Ok(Frame::data(Bytes::from(bookmark(8))))
+            });
+            minutes.boxed()
         }
-        Ok(Frame::data(Bytes::new()))
-    });
-    let body = StreamBody::new(stream::iter(frames).chain(end).boxed());
+    };
+    let body = StreamBody::new(stream::iter(frames).chain(rest).boxed());
     Ok(Response::builder().status(status).body(body).expect("a response"))
 }
 
@@ -116,6 +133,14 @@ fn added(name: &str, version: u32) -> String {
     format!(
         "{{\"type\":\"ADDED\",\"object\":{{\"kind\":\"Namespace\",\"apiVersion\":\"v1\",\
          \"metadata\":{{\"name\":\"{name}\",\"resourceVersion\":\"{version}\"}}}}}}\n"
+    )
+}
+
+/// What a server sends where nothing has changed.
+fn bookmark(version: u32) -> String {
+    format!(
+        "{{\"type\":\"BOOKMARK\",\"object\":{{\"kind\":\"Namespace\",\"apiVersion\":\"v1\",\
+         \"metadata\":{{\"resourceVersion\":\"{version}\"}}}}}}\n"
     )
 }
 
@@ -162,20 +187,29 @@ fn failures(said: &[News]) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_has_had_its_time_goes_on_at_once_from_where_it_was() {
-    let (asked, said) =
-        Setup::new(vec![Answer::Open(whole()), Answer::Open(vec![])]).after(400).await;
+    let answers = vec![Answer::Marked(whole()), Answer::Marked(vec![])];
+    let (asked, said) = Setup::new(answers).after(1500).await;
     assert!(is_streamed(&asked[0]), "{asked:?}");
-    assert!(asked[1..].iter().all(|asked| is_watch_from(asked, 7)), "{asked:?}");
-    // The library waits 5 s longer than the server was asked to hold on.
-    let expected = f64::from(TIMEOUT) + 5.0;
-    assert!(gaps(&asked).iter().all(|gap| (gap - expected).abs() < 0.1), "{asked:?}");
-    assert_eq!((asked.len(), failures(&said)), (5, 0), "{said:?}");
-    assert!(asked.iter().all(|asked| asked.1.contains("timeoutSeconds=90")), "{asked:?}");
+    assert!(asked[1..].iter().all(|asked| is_watch_from(asked, 8)), "{asked:?}");
+    assert!(gaps(&asked).iter().all(|gap| (gap - f64::from(LIVES)).abs() < 0.1), "{asked:?}");
+    assert_eq!((asked.len(), failures(&said)), (4, 0), "{said:?}");
+    assert!(asked.iter().all(|asked| asked.1.contains("timeoutSeconds=420")), "{asked:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_hangs_is_noticed_within_three_minutes() {
-    let (asked, said) = Setup::new(vec![Answer::Open(whole()), Answer::Silence]).after(180).await;
+async fn a_watch_without_bookmarks_is_asked_for_anew_after_a_while_and_that_is_no_failure() {
+    let (asked, said) =
+        Setup::new(vec![Answer::Open(whole()), Answer::Open(vec![])]).after(400).await;
+    assert!(asked[1..].iter().all(|asked| is_watch_from(asked, 7)), "{asked:?}");
+    let expected = f64::from(SILENT + SILENCE_MARGIN);
+    assert!(gaps(&asked).iter().all(|gap| (gap - expected).abs() < 0.1), "{asked:?}");
+    assert_eq!((asked.len(), failures(&said)), (5, 0), "{said:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_hangs_is_noticed_within_two_and_a_half_minutes() {
+    assert!(SILENCE_MAX + 30 < 150, "the longest silence, and the time for an answer");
+    let (asked, said) = Setup::new(vec![Answer::Open(whole()), Answer::Silence]).after(150).await;
     assert!(asked.len() >= 2, "{asked:?}");
     let failed = said.iter().find_map(|news| match news {
         News::Failed(why) => Some(why.as_str()),
