@@ -222,7 +222,7 @@ fn traffic_goes_on_by_policy_while_the_api_server_goes_and_comes() {
     let _agent = machine.spawn_agent();
     let status = machine.status();
     assert!(!status.synced, "{status:#?}");
-    std::thread::sleep(Duration::from_secs(2));
+    until("the new agent's faults", &machine, || machine.status().faults.len() == 6);
     server.start_server();
     let took = until("all watches", &machine, || {
         let status = machine.status();

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sluice_tests::apiserver::{allow, cluster, pod};
 use sluice_tests::node::Node;
 use sluice_tests::traffic::{SHUT, Traffic};
+use sluice_tests::truth::{TruthTable, apply_stranger};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
 
@@ -32,7 +33,7 @@ fn scale() -> Scale {
 /// anything of [`SHUT`] or of the client, so the truth about both never changes.
 fn policy(number: u16) -> Value {
     let port = 1000 + number;
-    assert_ne!(port, SHUT);
+    assert!(port != SHUT && port < 7000);
     allow(&policy_name(number), "server", &format!("remote-{}", number % 50), port)
 }
 
@@ -75,12 +76,13 @@ fn until(what: &str, machine: &Node, holds: impl Fn(u64) -> bool) -> Duration {
 
 #[test]
 fn what_is_judged_stays_right_while_objects_and_the_api_server_come_and_go() {
-    let Some((machine, mut server)) = cluster(BINARY) else { return };
+    let Some((mut machine, mut server)) = cluster(BINARY) else { return };
+    apply_stranger(&mut machine, &server);
     let Scale { policies, pods } = scale();
     server.apply(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-2"}}));
     let agent = machine.start_agent();
     let before = peers(&machine);
-    let traffic = Traffic::start(&machine);
+    let (traffic, truth) = (Traffic::start(&machine), TruthTable::start(&machine));
 
     let begun = Instant::now();
     server.apply_all((0..policies).map(policy).collect());
@@ -109,5 +111,6 @@ fn what_is_judged_stays_right_while_objects_and_the_api_server_come_and_go() {
     let took = until("what was there before", &machine, |peers| peers == before);
     println!("as before {took:?} later");
     traffic.check();
+    truth.check();
     assert_eq!(machine.heal(), 0, "the kernel is as it should be");
 }

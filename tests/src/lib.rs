@@ -13,6 +13,7 @@ pub mod scene;
 pub mod simulated;
 pub mod traffic;
 pub mod translate;
+pub mod truth;
 
 /// Fails with a message where the test does not run as root. `cargo xtask test` does.
 ///

@@ -14,6 +14,7 @@ use sluice_tests::apiserver::{self as api, ApiServer, cluster};
 use sluice_tests::http::{agent, sample};
 use sluice_tests::node::{AgentProcess, Node, allow_clients, pod};
 use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, Traffic, bind, client_and_server};
+use sluice_tests::truth::{TruthTable, add_stranger, apply_stranger};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sluice-under-test");
 
@@ -47,7 +48,7 @@ spec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress:
 /// is called with the numbers of the rounds. No verdict may change. Returns the last agent.
 fn kill_every_second(node: &Node, mut change: impl FnMut(u16)) -> AgentProcess {
     let mut running = node.start_agent();
-    let traffic = Traffic::start(node);
+    let (traffic, truth) = (Traffic::start(node), TruthTable::start(node));
     let (begun, mut round) = (Instant::now(), 0);
     while begun.elapsed() < trouble() {
         let second = Instant::now();
@@ -59,13 +60,17 @@ fn kill_every_second(node: &Node, mut change: impl FnMut(u16)) -> AgentProcess {
         running = node.spawn_agent();
     }
     traffic.check();
+    truth.check();
     println!("{round} changes in {:?}", begun.elapsed());
     running
 }
 
 #[test]
 fn killing_the_agent_every_second_while_policies_change_lets_nothing_through_and_loses_nothing() {
-    let node = client_and_server(BINARY);
+    let mut node = client_and_server(BINARY);
+    for (number, object) in add_stranger(&mut node).into_iter().enumerate() {
+        node.write(&format!("truth-{number}.yaml"), &object.to_string());
+    }
     let _running = kill_every_second(&node, |round| {
         change_something(&node, round);
         std::thread::sleep(Duration::from_millis(190));
@@ -103,8 +108,9 @@ fn change_something_of(server: &ApiServer, round: u16) {
 /// An agent that has just been started knows nothing until the API server has told it everything.
 #[test]
 fn killing_the_agent_every_second_while_it_watches_an_api_server_changes_no_verdict() {
-    let Some((node, server)) = cluster(BINARY) else { return };
-    server.apply(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-2"}}));
+    let Some((mut node, server)) = cluster(BINARY) else { return };
+    server.apply(api::node("node-2"));
+    apply_stranger(&mut node, &server);
     let _running = kill_every_second(&node, |round| change_something_of(&server, round));
     // What there is at the end is what is in force.
     server.apply(api::allow("allow-clients", "server", "client", SHUT));
