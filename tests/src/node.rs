@@ -113,6 +113,34 @@ impl Node {
         ip(&format!("-n {} link set lo up", self.netns(pod)));
     }
 
+    /// Gives a pod an interface that is no veth, on top of one of the node's: a macvlan, say. `moved`: made
+    /// on the node and moved, else made in the pod, as CNI plugins do. False where the kernel has no
+    /// such driver.
+    pub fn add_sub_interface(
+        &mut self,
+        pod: &str,
+        kind: &str,
+        moved: bool,
+        address: Ipv4Addr,
+    ) -> bool {
+        self.veths += 1;
+        let uplink = format!("uplink{}", self.veths);
+        let (node, netns) = (self.netns("node"), self.netns(pod));
+        ip(&format!("-n {node} link add {uplink} type veth peer name {uplink}-peer"));
+        let at_once = if moved { String::new() } else { format!("netns {netns}") };
+        let added = format!("-n {node} link add link {uplink} name sub0 {at_once} type {kind}");
+        let output = Command::new("ip").args(added.split_whitespace()).output().expect("run");
+        if String::from_utf8_lossy(&output.stderr).contains("Unknown device type") {
+            return false;
+        }
+        assert!(output.status.success(), "{added}: {output:?}");
+        if moved {
+            ip(&format!("-n {node} link set sub0 netns {netns}"));
+        }
+        ip(&format!("-n {netns} addr add {address}/32 dev sub0"));
+        true
+    }
+
     /// Gives a pod a further interface and returns its name on the node.
     pub fn add_interface(&mut self, pod: &str, inside: &str, address: Ipv4Addr) -> String {
         self.veths += 1;

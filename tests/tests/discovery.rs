@@ -14,7 +14,7 @@ use sluice::datapath::{Datapath, LoadOptions};
 use sluice::endpoint::Scan;
 use sluice::endpoint::links::Links;
 use sluice::status::EnforcementState;
-use sluice_tests::http::agent as agent_http;
+use sluice_tests::http::{agent as agent_http, sample};
 use sluice_tests::node::{Node, allow_clients, pod};
 use sluice_tests::traffic::{CLIENT, OPEN, SERVER, SHUT, bind, client_and_server, reaches};
 
@@ -101,6 +101,36 @@ fn a_pod_that_comes_later_is_found_without_being_asked_for() {
     assert_eq!(found.interfaces[0].name, host);
     let status = node.sluice(&["status"]).output().expect("run");
     assert_eq!(status.status.code(), Some(0), "{status:?}");
+}
+
+/// Policies cannot be enforced on it, so it is open: that is said wherever one looks.
+#[test]
+fn a_pod_without_a_veth_is_listed_as_not_enforced_with_the_reason() {
+    for (kind, moved) in
+        [("macvlan", true), ("macvlan", false), ("ipvlan", true), ("ipvlan", false)]
+    {
+        let mut node = Node::new(BINARY);
+        node.add_bare_pod("a");
+        if !node.add_sub_interface("a", kind, moved, A) {
+            println!("left out: this kernel has no {kind}");
+            continue;
+        }
+        node.write("policy.yaml", &allow_clients(80));
+        node.write("a.yaml", &pod("a", A, "{app: server}"));
+        let _agent = node.spawn_agent();
+        eventually("it is listed", || node.status().endpoints.iter().any(|e| e.pod == "x/a"));
+        let endpoint = node.endpoint("x/a");
+        assert_eq!(endpoint.state, EnforcementState::NotEnforced);
+        assert_eq!(endpoint.cause.as_deref(), Some("no-host-interface"), "{kind} {moved}");
+        let why = endpoint.reason.expect("a reason");
+        assert!(why.contains(&node.netns_path("a").display().to_string()), "{why}");
+        let ready = agent_http(&node, "/readyz");
+        assert_eq!((ready.status, ready.body.contains(&why)), (503, true), "{}", ready.body);
+        let text = agent_http(&node, "/metrics").body;
+        let counted = r#"sluice_unenforced_endpoints{reason="no-host-interface"}"#;
+        assert_eq!(sample(&text, counted), Some(1.0));
+        assert_eq!(node.sluice(&["status"]).output().expect("run").status.code(), Some(1));
+    }
 }
 
 #[test]

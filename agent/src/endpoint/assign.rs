@@ -43,7 +43,7 @@ pub enum NotFound {
     NoAddress,
     /// No namespace has any of its addresses.
     NoInterface,
-    /// A namespace has its address on an interface without a veth on the host.
+    /// A namespace has its address on an interface that is no veth.
     NoHostSide(PathBuf),
     /// Another pod with a better claim has its address.
     AddressOf(PodName),
@@ -62,7 +62,8 @@ impl fmt::Display for NotFound {
             }
             Self::NoHostSide(path) => write!(
                 f,
-                "its address is in {}, on an interface without a veth on the host",
+                "its address is in {}, on an interface that is no veth (a macvlan or ipvlan, say), so that \
+                 nothing of it is on the host",
                 path.display()
             ),
             Self::AddressOf(pod) => write!(f, "its address now belongs to pod {pod}"),

@@ -72,7 +72,7 @@ pub struct Scan {
     pub interfaces: BTreeMap<IfIndex, Interface>,
     /// Names of all veths whose peer is in another namespace, mounted or not.
     pub veths: BTreeMap<IfIndex, String>,
-    /// Addresses on interfaces without a host-side veth (loopback excepted), with their namespace.
+    /// Addresses on interfaces that are no veths (loopback excepted), with their namespace.
     pub elsewhere: BTreeMap<IpAddr, PathBuf>,
     /// The node's own addresses (loopback excepted), on whatever interface: more than its Node object
     /// names, since a pod that sends to its bridge's address reaches the node as well.
@@ -108,7 +108,15 @@ impl Scan {
                 };
                 scan.interfaces.insert(host.ifindex, interface);
             }
-            let elsewhere = inside.into_values().flatten().filter(|a| !a.is_loopback());
+            inside.values_mut().for_each(|addresses| addresses.retain(|a| !a.is_loopback()));
+            inside.retain(|_, addresses| !addresses.is_empty());
+            // Of most pods nothing is left.
+            let others = match inside.is_empty() {
+                true => BTreeSet::new(),
+                false => links.other_than_veths(nsid).await?,
+            };
+            inside.retain(|ifindex, _| others.contains(ifindex));
+            let elsewhere = inside.into_values().flatten();
             scan.elsewhere.extend(elsewhere.map(|address| (address, netns.path.clone())));
         }
         Ok(scan)

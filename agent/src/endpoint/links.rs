@@ -12,7 +12,7 @@ use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
-use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::{AddressGetRequest, Handle, MulticastGroup};
 use sluice_common::abi::Direction;
 use tokio::sync::mpsc;
@@ -86,12 +86,29 @@ impl Links {
         Ok(links.iter().filter_map(host_link).collect())
     }
 
-    /// Number of a namespace as seen from here; `None` where the kernel never had to number it, so
-    /// that no interface here has its peer there.
+    /// Number of a namespace as seen from here. The kernel numbers one by itself only where a link leads
+    /// there; one that a macvlan was made in, say, has no number until it is given one here. `None`
+    /// where that fails.
     ///
     /// # Errors
     /// [`LinksError::Request`].
     pub async fn nsid(&self, netns: &File) -> Result<Option<i32>, LinksError> {
+        if let Some(nsid) = self.given_nsid(netns).await? {
+            return Ok(Some(nsid));
+        }
+        let mut message = NsidMessage::default();
+        let any = NsidAttribute::Id(-1);
+        message.attributes.extend([NsidAttribute::Fd(netns.as_raw_fd().unsigned_abs()), any]);
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewNsId(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        // That it fails, or that somebody else was first, is seen when it is asked for again.
+        if let Ok(mut answers) = self.handle.clone().request(request) {
+            while answers.next().await.is_some() {}
+        }
+        self.given_nsid(netns).await
+    }
+
+    async fn given_nsid(&self, netns: &File) -> Result<Option<i32>, LinksError> {
         let failed = |error| LinksError::Request { what: "a namespace's number", error };
         let mut message = NsidMessage::default();
         // A descriptor is never negative.
@@ -114,6 +131,19 @@ impl Links {
             }
         }
         Ok(None)
+    }
+
+    /// The interfaces inside a namespace that are no veths.
+    ///
+    /// # Errors
+    /// [`LinksError::Request`].
+    pub async fn other_than_veths(&self, nsid: i32) -> Result<BTreeSet<IfIndex>, LinksError> {
+        let failed = |error| LinksError::Request { what: "a namespace's interfaces", error };
+        let mut request = self.handle.link().get();
+        request.message_mut().attributes.push(LinkAttribute::IfNetnsId(nsid));
+        let links: Vec<LinkMessage> = request.execute().try_collect().await.map_err(failed)?;
+        let other = links.iter().filter(|link| !is_veth(link));
+        Ok(other.map(|link| link.header.index).collect())
     }
 
     /// The addresses inside a namespace, by the index of the interface there.
@@ -225,15 +255,11 @@ fn host_link(message: &LinkMessage) -> Option<HostLink> {
     let mut name = None;
     let mut peer_nsid = None;
     let mut peer_ifindex = None;
-    let mut veth = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name = Some(value.clone()),
             LinkAttribute::LinkNetNsId(value) => peer_nsid = Some(*value),
             LinkAttribute::Link(value) => peer_ifindex = Some(*value),
-            LinkAttribute::LinkInfo(infos) => {
-                veth |= infos.contains(&LinkInfo::Kind(InfoKind::Veth));
-            }
             _ => {}
         }
     }
@@ -243,5 +269,12 @@ fn host_link(message: &LinkMessage) -> Option<HostLink> {
         peer_nsid: peer_nsid?,
         peer_ifindex: peer_ifindex?,
     };
-    veth.then_some(link)
+    is_veth(message).then_some(link)
+}
+
+fn is_veth(message: &LinkMessage) -> bool {
+    message.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Veth)),
+        _ => false,
+    })
 }
