@@ -246,9 +246,9 @@ impl<K: Kernel> Reconciler<K> {
     }
 }
 
-/// Elements of `vips` that a service takes: one for each address and port, and one for each address.
+/// Elements of `vips` that a service takes: one for each address and port.
 fn vips_of(service: &Service) -> usize {
-    service.addresses.len() * (service.ports.len() + 1)
+    service.addresses.len() * service.ports.len()
 }
 
 fn interface_status(interface: &Interface) -> InterfaceStatus {

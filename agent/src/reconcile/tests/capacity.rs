@@ -1,6 +1,7 @@
 //! Each table too small for what one policy asks: that one is closed and named, the rest is as it was,
 //! and when the load goes all is open again. The kernel's tables have the sizes that the compiler is
-//! given here, and take no more; `chaos` overflows one of them for real.
+//! given here, and take no more; among the integration tests, `capacity` and `chaos` overflow them for
+//! real.
 
 use sluice_policy::model::{
     Action, Backend, Block, Labels, Peer, Peers, PortMatch, Ports, Protocol, Rule, Service,
