@@ -6,8 +6,8 @@ mod parting;
 use std::net::IpAddr;
 
 use sluice_policy::model::{
-    Action, NamedPort, Namespaces, Peers, Pod, PodSelector, Policy, PolicyKind, PolicyName, PortMatch,
-    Ports, Protocol, Rule, Selector, Tier,
+    Action, NamedPort, Namespaces, Peers, Pod, PodSelector, Policy, PolicyKind, PolicyName,
+    PortMatch, Ports, Protocol, Rule, Selector, Tier,
 };
 
 use sluice_common::abi::{Counter, RuleId};

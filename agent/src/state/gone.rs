@@ -85,8 +85,7 @@ mod tests {
     use super::*;
 
     fn pod() -> (PodName, Pod) {
-        let port =
-            |name: &str, protocol, port| NamedPort { name: name.to_owned(), protocol, port };
+        let port = |name: &str, protocol, port| NamedPort { name: name.to_owned(), protocol, port };
         let ports = vec![
             port("web", Protocol::Tcp, 80),
             port("dns", Protocol::Udp, 53),

@@ -50,7 +50,11 @@ fn a_pod_whose_object_is_gone_is_judged_the_same_by_the_next_agent() {
     policy.ingress = Some(vec![Rule { action, peers: Peers::Any, ports }]);
     let policy = Change::Policy(policy_name, Some(policy));
     let mut setup = Setup::new(Recorder::default());
-    setup.reconciler.change(vec![Change::Pod(name.clone(), Some(object)), b.clone(), policy.clone()]);
+    setup.reconciler.change(vec![
+        Change::Pod(name.clone(), Some(object)),
+        b.clone(),
+        policy.clone(),
+    ]);
     setup.reconciler.found(scan(&[(5, 1), (6, 2)]));
     setup.reconcile();
     setup.reconciler.change(vec![Change::Pod(name, None)]);
@@ -64,7 +68,8 @@ fn a_pod_whose_object_is_gone_is_judged_the_same_by_the_next_agent() {
     let done = next.reconcile();
     assert_eq!(next.reconciler.compiler.tables(), &tables);
     assert_eq!(listed(&next), before);
-    let again = [Done::Lead(5, 1), Done::Attach(5), Done::Lead(6, 2), Done::Attach(6), Done::Settle];
+    let again =
+        [Done::Lead(5, 1), Done::Attach(5), Done::Lead(6, 2), Done::Attach(6), Done::Settle];
     assert_eq!(done, again, "no table is written");
     assert_eq!(next.reconciler.heal().expect("healed"), 0);
     // When its interface is gone, so is it, for the agent after that too.

@@ -212,10 +212,9 @@ where
 fn with_timeout(mut request: Request<Body>, seconds: u32) -> Request<Body> {
     const NAME: &str = "timeoutSeconds=";
     let uri = request.uri();
-    let pairs = uri.query().unwrap_or_default().split('&').map(|pair| match pair.strip_prefix(NAME) {
-        Some(_) => format!("{NAME}{seconds}"),
-        None => pair.to_owned(),
-    });
+    let time = format!("{NAME}{seconds}");
+    let pairs = uri.query().unwrap_or_default().split('&');
+    let pairs = pairs.map(|pair| if pair.starts_with(NAME) { &time } else { pair });
     let asked = format!("{}?{}", uri.path(), pairs.collect::<Vec<_>>().join("&"));
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = asked.parse().ok();
