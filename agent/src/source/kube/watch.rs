@@ -9,11 +9,13 @@
 //! A watch is asked for five to ten minutes, as the informers of Go's client do: 5,000 nodes with six
 //! watches each ask about 70 times a second. A server that hangs is noticed long before that. It is asked
 //! for bookmarks, and kube-apiserver sends one to each watch about every minute (`defaultBookmarkFrequency`
-//! of its cacher; v1.34.4 sent them 59 to 62 s apart), whether anything has changed or not. But the API
-//! promises neither that nor any bookmark at all, so silence is no failure: where there is some for too
-//! long, the watch is asked for anew, from where it was. So a server that sends bookmarks is hardly ever
-//! asked, one that does not is asked every two minutes, and one that hangs gives no answer to that: it is
-//! noticed after two and a half minutes at the latest.
+//! of its cacher; v1.34.4 sent them 59 to 62 s apart). But the API promises no bookmark at all, and there
+//! is none while the server knows of no newer version: where nothing of a kind changes, that takes etcd's
+//! notifications of progress, which kubeadm asks for every 5 s (etcd by itself: 10 minutes). So silence is
+//! no failure: where there is some for too long, the watch is asked for anew, from where it was. A watch
+//! with bookmarks or events lives for all of its time, one without is asked for every hundred seconds,
+//! and a server that hangs gives no answer to that: it is noticed after two and a half minutes at the
+//! latest.
 
 use std::error::Error as _;
 use std::future::pending;
