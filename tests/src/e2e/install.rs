@@ -36,7 +36,8 @@ impl Manifests {
     /// They cannot be read, or hold no DaemonSet.
     pub fn read(folder: &Path, image: Option<&Image>) -> anyhow::Result<Self> {
         let read = |name: &str| read(&folder.join(name), image);
-        let with_plugin = folder.join(WITH_PLUGIN).exists().then(|| read(WITH_PLUGIN)).transpose()?;
+        let with_plugin =
+            folder.join(WITH_PLUGIN).exists().then(|| read(WITH_PLUGIN)).transpose()?;
         Ok(Self { install: read("sluice.yaml")?, with_plugin, remove: read("remove.yaml")? })
     }
 

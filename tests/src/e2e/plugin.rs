@@ -85,9 +85,8 @@ pub async fn away(shared: &Shared, daemon_set: &Value) -> anyhow::Result<String>
     let closed = json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]});
     scene.policy("closed", closed).await?;
     let kube = &shared.kube;
-    let select = |value: Value| {
-        json!({"spec": {"template": {"spec": {"nodeSelector": {NOWHERE: value}}}}})
-    };
+    let select =
+        |value: Value| json!({"spec": {"template": {"spec": {"nodeSelector": {NOWHERE: value}}}}});
     kube.merge(daemon_set, &select("true".into())).await?;
     let refused = refused(&scene, daemon_set).await;
     // They come back whatever was seen.

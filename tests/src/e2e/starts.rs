@@ -87,7 +87,8 @@ pub async fn starts(shared: &Shared, name: &str, waiting: Waiting) -> anyhow::Re
     let count = u64::try_from(pods.len())?;
     let taken = all_enforced(shared, &before, count).await?;
     // Nothing more is asked of them.
-    let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": scene.namespace}});
+    let space =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": scene.namespace}});
     shared.kube.delete(&space).await?;
     let Taken { start, event, enforced, failed } = taken;
     let waited = match waiting {
