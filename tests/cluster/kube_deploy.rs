@@ -26,13 +26,15 @@ fn the_server_takes_the_manifests_and_their_removal_in_place() {
     let Some(assets) = assets_or_say_so() else { return };
     let netns = Node::new(BINARY);
     let server = ApiServer::start(&netns.netns_path("node"), assets);
-    for object in shipped("sluice.yaml") {
-        server.apply(object);
+    for file in ["sluice.yaml", "sluice-cni.yaml"] {
+        for object in shipped(file) {
+            server.apply(object);
+        }
+        let running = agent(&server);
+        assert_eq!(running["args"], json!(["agent"]));
+        assert_eq!(running["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+        assert_eq!(running["securityContext"]["readOnlyRootFilesystem"], json!(true));
     }
-    let running = agent(&server);
-    assert_eq!(running["args"], json!(["agent"]));
-    assert_eq!(running["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
-    assert_eq!(running["securityContext"]["readOnlyRootFilesystem"], json!(true));
     // What removes it is the same DaemonSet, so that no old agent is left beside it.
     for object in shipped("remove.yaml") {
         server.apply(object);
@@ -41,9 +43,21 @@ fn the_server_takes_the_manifests_and_their_removal_in_place() {
 }
 
 #[test]
+fn the_plugin_is_installed_where_it_is_asked_for_and_removed_wherever_it_may_be() {
+    let first = |file: &str| {
+        let documents = shipped(file);
+        let template = &only(&documents, "DaemonSet")["spec"]["template"]["spec"];
+        template["initContainers"][0]["args"].clone()
+    };
+    assert_eq!(first("sluice.yaml"), Value::Null);
+    assert_eq!(first("sluice-cni.yaml"), json!(["cni", "install"]));
+    assert_eq!(first("remove.yaml"), json!(["cni", "uninstall"]));
+}
+
+#[test]
 fn all_manifests_give_the_agent_the_same_rights() {
     let rights = shipped("rbac.yaml");
-    for file in ["sluice.yaml", "remove.yaml"] {
+    for file in ["sluice.yaml", "sluice-cni.yaml", "remove.yaml"] {
         let documents = shipped(file);
         for kind in ["ServiceAccount", "ClusterRole", "ClusterRoleBinding"] {
             assert_eq!(only(&documents, kind), only(&rights, kind), "{file}");

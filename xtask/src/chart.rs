@@ -41,9 +41,14 @@ const RENDERED: &[Rendered] = &[
         about: "sluice on every node: `kubectl apply -f` this.",
     },
     Rendered {
+        file: "sluice-cni.yaml",
+        arguments: &["--set", "cni.enabled=true"],
+        about: "As sluice.yaml, and pods start only when their policies are in force: a CNI plugin.",
+    },
+    Rendered {
         file: "remove.yaml",
         arguments: &["--set", "removeFromNodes=true"],
-        about: "Before sluice.yaml is deleted, apply this and wait until the DaemonSet is rolled out.",
+        about: "Before the rest is deleted, apply this and wait until the DaemonSet is rolled out.",
     },
     Rendered {
         file: "rbac.yaml",

@@ -14,15 +14,17 @@ pub(crate) const HELP: &str = "
 Usage: cargo xtask e2e --kubeconfig FILE [OPTIONS]
 
 Applies deploy/sluice.yaml; runs the PolicyTests of tests/cases through real pods and Services; looks
-at metrics, status and Events; replaces the agents under traffic; uninstalls, and looks for what is
-left. Whatever happens, it removes what it made. Nodes must be able to get the image: push it to a
-registry and name it with --image, or import it on each node (`cargo xtask image` makes it).
+at metrics, status and Events; replaces the agents under traffic; turns on the CNI plugin, and takes the
+agents away for some seconds, in which no pod starts; uninstalls, and looks for what is left. Whatever
+happens, it removes what it made. Nodes must be able to get the image: push it to a registry and name it
+with --image, or import it on each node (`cargo xtask image` makes it).
 
 Options:
   --kubeconfig FILE       the cluster; its user must be allowed to do everything
   --image NAME            image of the agent and of probe pods; otherwise the one of the manifests
   --pull-policy POLICY    Always, IfNotPresent (the default) or Never, with --image
-  --manifests DIR         folder with sluice.yaml and remove.yaml; otherwise deploy/
+  --manifests DIR         folder with sluice.yaml, remove.yaml and sluice-cni.yaml (without which the
+                          plugin is left out); otherwise deploy/
   --case FILE             a file with PolicyTests; repeatable; otherwise those of tests/cases/
   --keep                  leave everything as it is at the end
   -o, --output FORM       table (the default) or json

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use lexopt::Arg;
 
-use self::binary::Architecture;
+use self::binary::{Architecture, Profile};
 use crate::workspace;
 
 pub(crate) const SUMMARY: &str = "build the container image; needs no container engine";
@@ -57,39 +57,43 @@ pub(crate) fn main(mut arguments: lexopt::Parser) -> anyhow::Result<()> {
     if binaries.is_empty() {
         binaries.insert(Architecture::of_this_machine()?, None);
     }
-    let output = output.map(std::path::absolute).transpose()?;
-    make(binaries, output, &name).map(drop)
-}
-
-/// Builds the image for this machine under its usual name; the archive.
-pub(crate) fn for_this_machine() -> anyhow::Result<PathBuf> {
-    make(BTreeMap::from([(Architecture::of_this_machine()?, None)]), None, NAME)
-}
-
-/// Makes an archive of binaries, building those that are not given; where it is.
-fn make(
-    binaries: BTreeMap<Architecture, Option<PathBuf>>,
-    output: Option<PathBuf>,
-    name: &str,
-) -> anyhow::Result<PathBuf> {
     let folder = workspace::target_dir()?.join("image");
-    let output = output.unwrap_or_else(|| folder.join("sluice.tar"));
+    let output = output.map(std::path::absolute).transpose()?;
     let mut images = Vec::new();
     for (architecture, built) in binaries {
         let built = match built {
             Some(built) => built,
-            None => binary::build(architecture)?,
+            None => binary::build(architecture, Profile::Release)?,
         };
-        let binary = fs::read(&built).with_context(|| built.display().to_string())?;
-        lay_out(&binary, &folder.join("linux").join(architecture.name()))?;
-        images.push(oci::Image { architecture, binary });
+        let image = read(architecture, &built)?;
+        lay_out(&image.binary, &folder.join("linux").join(architecture.name()))?;
+        images.push(image);
     }
-    let file = File::create(&output).with_context(|| output.display().to_string())?;
+    write(&images, &output.unwrap_or_else(|| folder.join("sluice.tar")), &name)
+}
+
+/// Builds the image for this machine under its usual name, as tests are built; the archive.
+pub(crate) fn for_tests() -> anyhow::Result<PathBuf> {
+    let architecture = Architecture::of_this_machine()?;
+    let image = read(architecture, &binary::build(architecture, Profile::Dev)?)?;
+    let output = workspace::target_dir()?.join("sluice-dev.tar");
+    write(&[image], &output, NAME)?;
+    Ok(output)
+}
+
+fn read(architecture: Architecture, built: &Path) -> anyhow::Result<oci::Image> {
+    let binary = fs::read(built).with_context(|| built.display().to_string())?;
+    Ok(oci::Image { architecture, binary })
+}
+
+/// Makes an archive.
+fn write(images: &[oci::Image], output: &Path, name: &str) -> anyhow::Result<()> {
+    let file = File::create(output).with_context(|| output.display().to_string())?;
     let mut file = BufWriter::new(file);
-    let digest = oci::write(&mut file, name, &images)?;
+    let digest = oci::write(&mut file, name, images)?;
     file.flush().with_context(|| output.display().to_string())?;
     println!("Wrote {name} ({digest}) to {}", output.display());
-    Ok(output)
+    Ok(())
 }
 
 /// Puts what an image contains into a folder.

@@ -15,7 +15,7 @@ use crate::{e2e, image, machine};
 const FOLDER: &str = "SLUICE_CLUSTER";
 /// Names the kinds of clusters to run on: CNI plugin and mode of kube-proxy, separated by spaces.
 const KINDS: &str = "SLUICE_CLUSTER_KINDS";
-/// Names an archive with the image, which is built where none is named.
+/// Names an archive with the image: otherwise one is built as tests are, sooner than the released one.
 const ARCHIVE: &str = "SLUICE_IMAGE_ARCHIVE";
 /// Where nobody says otherwise.
 const DEFAULT_KINDS: &str = "ptp+nftables";
@@ -23,6 +23,13 @@ const DEFAULT_KINDS: &str = "ptp+nftables";
 const TOOLS: &[&str] = &["python3", "gcc", "openssl", "ip", "nft"];
 /// Both families.
 const FAMILIES: &str = "46";
+/// Nodes share the plugins of the folder, and look for them there. As other nodes, each gets its own, in
+/// the usual place, which is a file system of the node's from then on.
+const OWN_PLUGINS: &str = ". ./lib.sh
+for n in $NODES; do
+  in_node $n sh -ec \"mount -t tmpfs tmpfs /opt && mkdir -p /opt/cni/bin &&
+    cp -aL '$DEB/usr/lib/cni/.' /opt/cni/bin/ && mount --bind /opt/cni/bin '$DEB/usr/lib/cni'\" || exit 1
+done";
 
 /// Runs the end-to-end run on each kind of cluster that is asked for; says in a line why not, where no
 /// folder is named.
@@ -55,7 +62,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     cluster.build(&folder)?;
     let archive = match env::var_os(ARCHIVE).map(PathBuf::from) {
         Some(given) => given.canonicalize().with_context(|| given.display().to_string())?,
-        None => image::for_this_machine()?,
+        None => image::for_tests()?,
     };
     let binary = e2e::build()?;
     let kinds = env::var(KINDS).unwrap_or_else(|_| DEFAULT_KINDS.into());
@@ -130,6 +137,8 @@ impl Cluster {
         let up = self.script("up.sh").env("CNI", cni).env("PROXY_MODE", proxy);
         let up = up.env("IPFAMILY", FAMILIES).by_root().run();
         let ran = up.and_then(|()| {
+            let own = program("bash").directory(&self.folder).args(["-c", OWN_PLUGINS]);
+            own.by_root().run()?;
             self.script("load.sh").arg(archive).by_root().run()?;
             self.inside(binary).by_root().run()
         });

@@ -25,7 +25,7 @@ struct Arguments {
     /// The cluster; its user must be allowed to do everything
     #[arg(long, value_name = "FILE")]
     kubeconfig: PathBuf,
-    /// Folder with sluice.yaml and remove.yaml; otherwise the repository's deploy/
+    /// Folder with sluice.yaml, sluice-cni.yaml and remove.yaml; otherwise the repository's deploy/
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
     /// Image of the agent and of probe pods; otherwise the one that the manifests say

@@ -168,17 +168,29 @@ impl Agents {
     }
 }
 
-/// The series of a counter or a gauge: labels and whole value. No label of ours needs escapes.
+/// The series of a metric: labels and value. No label of ours needs escapes.
+pub fn series<'a>(
+    text: &'a str,
+    metric: &'a str,
+) -> impl Iterator<Item = (BTreeMap<&'a str, &'a str>, f64)> {
+    text.lines().filter_map(move |line| {
+        let rest = line.strip_prefix(metric)?;
+        let (labels, value) = match rest.strip_prefix('{') {
+            Some(rest) => rest.rsplit_once("} ")?,
+            None => ("", rest.strip_prefix(' ')?),
+        };
+        let pairs = labels.split("\",").filter_map(|pair| pair.split_once("=\""));
+        let pairs = pairs.map(|(name, value)| (name, value.trim_end_matches('"')));
+        Some((pairs.collect(), value.trim().parse().ok()?))
+    })
+}
+
+/// As [`series`], of a counter or a gauge: its values are whole.
 pub fn samples<'a>(
     text: &'a str,
     metric: &'a str,
 ) -> impl Iterator<Item = (BTreeMap<&'a str, &'a str>, u64)> {
-    text.lines().filter_map(move |line| {
-        let (labels, value) = line.strip_prefix(metric)?.strip_prefix('{')?.rsplit_once("} ")?;
-        let pairs = labels.split("\",").filter_map(|pair| pair.split_once("=\""));
-        let pairs = pairs.map(|(name, value)| (name, value.trim_end_matches('"')));
-        Some((pairs.collect(), value.trim().parse::<f64>().ok()? as u64))
-    })
+    series(text, metric).map(|(labels, value)| (labels, value as u64))
 }
 
 #[cfg(test)]
@@ -187,10 +199,11 @@ mod tests {
 
     #[test]
     fn series_are_read_with_their_labels() {
-        let text = "# TYPE a counter\na_total{x=\"1\",y=\"two\"} 7\na_total{x=\"\",y=\"\"} 0\nab{x=\"1\"} 3\n";
+        let text = "# TYPE a counter\na_total{x=\"1\",y=\"two\"} 7\na_total{x=\"\",y=\"\"} 0\nab{x=\"1\"} 3\nb 5\nbc 6\n";
         let found: Vec<_> = samples(text, "a_total").collect();
         assert_eq!(found.len(), 2);
         assert_eq!(found[0], (BTreeMap::from([("x", "1"), ("y", "two")]), 7));
         assert_eq!(found[1].0["y"], "");
+        assert_eq!(samples(text, "b").collect::<Vec<_>>(), [(BTreeMap::new(), 5)]);
     }
 }

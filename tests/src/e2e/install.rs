@@ -14,23 +14,31 @@ use super::stage::Image;
 /// For every node to have its agent, or none any more.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// The manifest that has the CNI plugin.
+pub const WITH_PLUGIN: &str = "sluice-cni.yaml";
+
 /// The manifests.
 #[derive(Clone, Debug)]
 pub struct Manifests {
     /// What installs.
     pub install: Vec<Value>,
+    /// The same with the CNI plugin, where there is such a manifest.
+    pub with_plugin: Option<Vec<Value>>,
     /// What takes everything off the nodes, in the place of what installs.
     pub remove: Vec<Value>,
 }
 
 impl Manifests {
-    /// Reads `sluice.yaml` and `remove.yaml` of a folder, and puts an image into both.
+    /// Reads `sluice.yaml`, `remove.yaml` and, where it is there, [`WITH_PLUGIN`] of a folder, and puts
+    /// an image into them.
     ///
     /// # Errors
     /// They cannot be read, or hold no DaemonSet.
     pub fn read(folder: &Path, image: Option<&Image>) -> anyhow::Result<Self> {
         let read = |name: &str| read(&folder.join(name), image);
-        Ok(Self { install: read("sluice.yaml")?, remove: read("remove.yaml")? })
+        let with_plugin =
+            folder.join(WITH_PLUGIN).exists().then(|| read(WITH_PLUGIN)).transpose()?;
+        Ok(Self { install: read("sluice.yaml")?, with_plugin, remove: read("remove.yaml")? })
     }
 
     /// The DaemonSet of the agent.
@@ -70,7 +78,11 @@ fn read(path: &Path, image: Option<&Image>) -> anyhow::Result<Vec<Value>> {
     Ok(objects)
 }
 
-fn daemon_set(objects: &[Value]) -> anyhow::Result<&Value> {
+/// The DaemonSet among objects.
+///
+/// # Errors
+/// There is none.
+pub fn daemon_set(objects: &[Value]) -> anyhow::Result<&Value> {
     let found = objects.iter().find(|object| object["kind"] == "DaemonSet");
     found.context("there is no DaemonSet among the manifests")
 }
@@ -86,16 +98,16 @@ fn set_image(object: &mut Value, image: &Image) {
     }
 }
 
-/// Applies the manifests and waits until every node has its agent; how long that took.
+/// Applies manifests and waits until every node has its agent; how long that took.
 ///
 /// # Errors
 /// The API server refuses, or an agent is not ready in time: with its state.
-pub async fn install(kube: &Kube, manifests: &Manifests) -> anyhow::Result<Duration> {
+pub async fn install(kube: &Kube, objects: &[Value]) -> anyhow::Result<Duration> {
     let begun = Instant::now();
-    for object in &manifests.install {
+    for object in objects {
         kube.apply(object).await?;
     }
-    roll_out(kube, manifests.daemon_set()?).await?;
+    roll_out(kube, daemon_set(objects)?).await?;
     Ok(begun.elapsed())
 }
 

@@ -1,13 +1,23 @@
 //! What sluice leaves on the nodes: nothing, once it is uninstalled.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, ensure};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use sluice::cli::probe::Network;
 
 use super::api::Kube;
 use super::pods::{POD_PATIENCE, make_namespace, pod_key, running};
 use super::shared::Shared;
 use super::stage::{self, probe_pod};
 use super::station::CONTAINER;
+
+/// Where the node's network configurations are in the pods.
+const CNI_CONF_DIR: [&str; 2] = ["--cni-conf-dir", "/host/etc/cni/net.d"];
+
+/// The network configurations of a node, by the files' names.
+pub type Networks = BTreeMap<String, Network>;
 
 /// Pods that look at their nodes: one on each.
 pub struct Watchmen {
@@ -52,16 +62,32 @@ impl Watchmen {
     ///
     /// # Errors
     /// That cannot be known.
-    pub async fn report(&self) -> anyhow::Result<Vec<(String, Vec<String>)>> {
-        let mut found = Vec::new();
-        let command = ["/sluice", "probe", "remains"];
-        let command: Vec<&str> =
-            command.into_iter().chain(self.places.iter().map(String::as_str)).collect();
+    pub async fn report(&self) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+        let places: Vec<&str> = self.places.iter().map(String::as_str).collect();
+        self.ask("remains", &places).await
+    }
+
+    /// The network configurations of each node, byte for byte.
+    ///
+    /// # Errors
+    /// That cannot be known.
+    pub async fn networks(&self) -> anyhow::Result<BTreeMap<String, Networks>> {
+        self.ask("networks", &CNI_CONF_DIR).await
+    }
+
+    /// What `sluice probe` says on each node.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        arguments: &[&str],
+    ) -> anyhow::Result<BTreeMap<String, T>> {
+        let command = [&["/sluice", "probe", what], arguments].concat();
+        let mut found = BTreeMap::new();
         for (node, pod) in &self.pods {
             let said = self.kube.exec(&self.namespace, pod, CONTAINER, &command).await?;
-            let remains = serde_json::from_str(&said.out);
-            let remains = remains.with_context(|| format!("{node}: {}{}", said.out, said.error))?;
-            found.push((node.clone(), remains));
+            let answer = serde_json::from_str(&said.out);
+            let answer = answer.with_context(|| format!("{node}: {}{}", said.out, said.error))?;
+            found.insert(node.clone(), answer);
         }
         Ok(found)
     }
@@ -104,7 +130,7 @@ fn places(daemon_set: &Value) -> Vec<String> {
         };
         places.extend([flag.into(), variable["value"].as_str().unwrap_or_default().into()]);
     }
-    let cni = ["--cni-conf-dir", "/host/etc/cni/net.d", "--cni-bin-dir", "/host/opt/cni/bin"];
-    places.extend(cni.map(str::to_owned));
+    places.extend(CNI_CONF_DIR.map(str::to_owned));
+    places.extend(["--cni-bin-dir", "/host/opt/cni/bin"].map(str::to_owned));
     places
 }

@@ -16,13 +16,16 @@ use super::agents::Agents;
 use super::api::Kube;
 use super::cases::{self, Cases};
 use super::checks;
-use super::install::{self, Manifests, roll_out};
+use super::install::{self, Manifests, WITH_PLUGIN, roll_out};
+use super::learning::learning;
+use super::plugin;
 use super::pods::{is_gone, make_namespace};
 use super::remains::Watchmen;
 use super::report::{Ending, Report};
 use super::rollout::Traffic;
 use super::shared::Shared;
 use super::stage::{self, Image, RUN_LABEL};
+use super::starts::{Waiting, starts};
 
 /// For namespaces to go, with everything in them.
 const GONE_PATIENCE: Duration = Duration::from_secs(600);
@@ -140,14 +143,16 @@ impl Run {
         let why = "there is one node";
         self.optional_part("node port", why, checks::node_port(&shared)).await;
         self.part("events", checks::events(&shared)).await;
+        self.part("learning", learning(&shared)).await;
+        self.part("starts", starts(&shared, "starts", Waiting::Not)).await;
         self.cases(&shared).await;
         self.replace(&shared).await;
-        self.uninstall(&shared).await;
+        self.plugin_and_uninstall(&shared).await;
     }
 
     async fn install(&self) -> anyhow::Result<Shared> {
         let Plan { manifests, image, .. } = &self.plan;
-        install::install(&self.kube, manifests).await?;
+        install::install(&self.kube, &manifests.install).await?;
         let run = &self.report.run;
         make_namespace(&self.kube, &stage::namespace(run, run, None)).await?;
         // A pod on every node that policies can be seen to reach.
@@ -229,17 +234,55 @@ impl Run {
         self.part("upgrade", traffic.through(&daemon_set, upgraded(&daemon_set))).await;
     }
 
-    async fn uninstall(&mut self, shared: &Shared) {
+    /// What is looked at on the nodes themselves.
+    async fn plugin_and_uninstall(&mut self, shared: &Shared) {
+        let begun = Instant::now();
+        let posted = async {
+            let watchmen = Watchmen::new(shared, self.plan.manifests.daemon_set()?).await?;
+            let networks = watchmen.networks().await?;
+            anyhow::Ok((watchmen, networks))
+        };
+        let (watchmen, networks) = match posted.await {
+            Ok(posted) => posted,
+            Err(error) => {
+                let note = format!("{error:#}");
+                return self.report.end("uninstall", Ending::Failed, begun.elapsed(), note);
+            }
+        };
+        self.plugin(shared, &watchmen).await;
         let (kube, manifests) = (self.kube.clone(), self.plan.manifests.clone());
         let work = async {
-            let watchmen = Watchmen::new(shared, manifests.daemon_set()?).await?;
             watchmen.check_present().await?;
             let took = install::uninstall(&kube, &manifests).await?;
             watchmen.check_absent().await?;
+            let left = watchmen.networks().await?;
+            ensure!(left == networks, "network configurations: {networks:?} became {left:?}");
             let nodes = shared.nodes.len();
             Ok(format!("nothing left on {nodes} nodes, {:.1} s", took.as_secs_f64()))
         };
         self.part("uninstall", work).await;
+    }
+
+    /// The plugin is turned on, and stays on.
+    async fn plugin(&mut self, shared: &Shared, watchmen: &Watchmen) {
+        let Some(objects) = self.plan.manifests.with_plugin.clone() else {
+            let note = format!("there is no {WITH_PLUGIN} beside the manifests");
+            return self.report.end("plugin", Ending::LeftOut, Duration::ZERO, note);
+        };
+        let begun = Instant::now();
+        let shared = match plugin::turn_on(shared, &objects, watchmen).await {
+            Ok((shared, note)) => {
+                self.report.end("plugin", Ending::Ok, begun.elapsed(), note);
+                shared
+            }
+            Err(error) => {
+                let note = format!("{error:#}");
+                return self.report.end("plugin", Ending::Failed, begun.elapsed(), note);
+            }
+        };
+        self.part("plugin starts", starts(&shared, "waits", Waiting::ForPlugin)).await;
+        let away = async { plugin::away(&shared, install::daemon_set(&objects)?).await };
+        self.part("agents away", away).await;
     }
 
     /// Removes what the run has made, and what it has installed.
