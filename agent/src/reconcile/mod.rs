@@ -191,12 +191,14 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
-    /// Reads the kernel back, corrects what differs and returns the number of corrections.
+    /// Decides anew who is closed for want of room, reads the kernel back, corrects what differs and
+    /// returns the number of corrections.
     ///
     /// # Errors
     /// As [`Self::reconcile`].
     pub fn heal(&mut self) -> anyhow::Result<u64> {
         let before = self.corrections;
+        self.touched.merge(self.compiler.reconsider());
         self.reconcile()?;
         self.mirror = None;
         let mut corrections = self.write_tables()?;
