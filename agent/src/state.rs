@@ -68,6 +68,12 @@ impl State {
         }
     }
 
+    /// True if [`Self::of`] these would be the same.
+    pub fn is_of(&self, names: &Names, slots: &Slots) -> bool {
+        let Self { names: noted, places, next_epoch } = self;
+        noted == names && places == slots.places() && *next_epoch == slots.next_epoch()
+    }
+
     /// Reads the notes; `None` where there are none.
     ///
     /// # Errors
