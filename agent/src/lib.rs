@@ -14,6 +14,7 @@ mod lock;
 pub mod manifest;
 mod memory;
 pub mod metrics;
+mod notes;
 pub mod policytest;
 pub mod reconcile;
 pub mod report;

@@ -10,7 +10,7 @@ mod gone;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufWriter};
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -20,12 +20,10 @@ use sluice_policy::names::Names;
 
 pub use self::gone::GonePod;
 use crate::endpoint::slots::{Place, Slots};
+use crate::notes;
 
 /// Name of the file in the state directory.
 const FILE: &str = "state.json";
-
-/// What it is written as before it takes that name.
-const DRAFT: &str = "state.json.new";
 
 /// Version of the file's form.
 const VERSION: u32 = 1;
@@ -75,6 +73,15 @@ impl State {
         }
     }
 
+    /// True if [`Self::of`] these would be the same.
+    pub fn is_of(&self, names: &Names, slots: &Slots, gone: &[GonePod]) -> bool {
+        let Self { names: noted, places, next_epoch, gone: parted } = self;
+        noted == names
+            && places == slots.places()
+            && *next_epoch == slots.next_epoch()
+            && parted == gone
+    }
+
     /// Reads the notes; `None` where there are none.
     ///
     /// # Errors
@@ -100,15 +107,12 @@ impl State {
     /// [`StateError::Io`]: the former notes are still there, perhaps beside a draft.
     pub fn store(&self, state_dir: &Path) -> Result<(), StateError> {
         let path = state_dir.join(FILE);
-        let write = || -> io::Result<()> {
-            // Nobody else writes here: the directory is locked.
-            let draft = state_dir.join(DRAFT);
-            let mut text = BufWriter::new(fs::File::create(&draft)?);
-            serde_json::to_writer(&mut text, &File::from(self))?;
-            text.into_inner()?.sync_data()?;
-            fs::rename(&draft, &path)
-        };
-        write().map_err(|error| StateError::Io { path: path.display().to_string(), error })
+        let written = notes::replace(&path, |text| {
+            serde_json::to_writer(&mut *text, &File::from(self))?;
+            text.flush()?;
+            text.get_ref().sync_data()
+        });
+        written.map_err(|error| StateError::Io { path: path.display().to_string(), error })
     }
 
     /// Removes the notes, and what [`Self::store`] may have begun. Nothing to remove is fine.
@@ -116,16 +120,8 @@ impl State {
     /// # Errors
     /// [`StateError::Io`].
     pub fn remove(state_dir: &Path) -> Result<(), StateError> {
-        for name in [FILE, DRAFT] {
-            let path = state_dir.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(StateError::Io { path: path.display().to_string(), error });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        notes::remove(&state_dir.join(FILE))
+            .map_err(|(path, error)| StateError::Io { path: path.display().to_string(), error })
     }
 }
 

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use sluice_benches::worlds::{
-    PeerKind, cluster, cluster_pod, distinct_peers, overlapping, with_one_peer_more,
+    PeerKind, cluster, cluster_pod, distinct_peers, one_tenant, overlapping, with_one_peer_more,
 };
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::{Compiler, compile};
@@ -95,9 +95,27 @@ fn one_pod(c: &mut Criterion) {
     }
 }
 
+/// A pod's event while a policy is closed for want of room, as it may stay for days.
+fn one_pod_beside_a_closed_set(c: &mut Criterion) {
+    let mut compiler = compile(&one_tenant(17_000), Capacity::default());
+    assert_eq!(compiler.overflows().len(), 1, "the bench's world does not fit");
+    let mut is_relabelled = false;
+    c.bench_function("event/one-pod-beside-17000-rules-closed", |b| {
+        b.iter_batched(
+            || {
+                is_relabelled = !is_relabelled;
+                let (name, pod) = cluster_pod(552, is_relabelled);
+                Change::Pod(name, Some(pod))
+            },
+            |change| black_box(compiler.apply([change])),
+            BatchSize::PerIteration,
+        );
+    });
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = compile_all, first_load, one_peer, one_pod
+    targets = compile_all, first_load, one_peer, one_pod, one_pod_beside_a_closed_set
 }
 criterion_main!(benches);

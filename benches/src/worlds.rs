@@ -38,6 +38,21 @@ pub fn distinct_peers(pods: u32, policies: u32, peers: u32, kind: PeerKind) -> W
     world
 }
 
+/// A [`cluster`] of 1,000 pods, and one more pod of this node, isolated by 1,000 policies of its own
+/// that share `rules` rules, each for one port and a block of its own.
+pub fn one_tenant(rules: u32) -> World {
+    let mut world = cluster(1_000, 110);
+    namespace(&mut world, "tenant");
+    local_pod(&mut world, "tenant", 999);
+    for policy in 0..1_000 {
+        let numbers = (policy..rules).step_by(1_000);
+        let rules = numbers.map(|number| rule_for(vec![Peer::Block(outside_block(number))]));
+        let one = ingress_of(labelled("tenant", "pod", "999"), rules.collect());
+        world.policies.insert(policy_name("tenant", &format!("policy-{policy}")), one);
+    }
+    world
+}
+
 /// The policy of [`distinct_peers`] with number 0, with one more peer (`extra`: which) or as it was.
 pub fn with_one_peer_more(world: &World, kind: PeerKind, extra: Option<u32>) -> Change {
     let name = policy_name("local", "policy-0");
@@ -194,13 +209,7 @@ fn team_policies(world: &mut World, namespace: &str) {
     };
     let front = labelled(namespace, "tier", "front");
     let back = labelled(namespace, "tier", "back");
-    let closed = Policy {
-        tier: Tier::NetworkPolicy,
-        priority: 0,
-        subject: everyone.clone(),
-        ingress: Some(Vec::new()),
-        egress: None,
-    };
+    let closed = ingress_of(everyone.clone(), Vec::new());
     let policies = [
         ("default-deny", closed),
         ("front-to-back", ingress_from(back, vec![Peer::Pods(front.clone().into())])),
@@ -260,14 +269,14 @@ fn is(key: &str, value: &str) -> Selector {
 }
 
 fn ingress_from(subject: PodSelector, peers: Vec<Peer>) -> Policy {
+    ingress_of(subject, vec![rule_for(peers)])
+}
+
+fn rule_for(peers: Vec<Peer>) -> Rule {
     let port = PortMatch::Range { protocol: Protocol::Tcp, first: 443, last: 443 };
-    let rule =
-        Rule { action: Action::Allow, peers: Peers::Of(peers), ports: Ports::Of(vec![port]) };
-    Policy {
-        tier: Tier::NetworkPolicy,
-        priority: 0,
-        subject,
-        ingress: Some(vec![rule]),
-        egress: None,
-    }
+    Rule { action: Action::Allow, peers: Peers::Of(peers), ports: Ports::Of(vec![port]) }
+}
+
+fn ingress_of(subject: PodSelector, rules: Vec<Rule>) -> Policy {
+    Policy { tier: Tier::NetworkPolicy, priority: 0, subject, ingress: Some(rules), egress: None }
 }

@@ -3,8 +3,12 @@
 //! A set that does not fit is closed as a whole: its endpoints keep its number, which has no entries,
 //! and the kernel drops what it has no decision for. Its policies then ask nothing of any table. Of
 //! the open sets the one goes first that needs most of the table in question (then the greater name),
-//! so that few endpoints suffer, and the same ones in every run. Every later change begins with all
-//! sets open again: what fits again, opens.
+//! so that few endpoints suffer, and the same ones in every run.
+//!
+//! What fits again, opens: at once where a change of its own policies or the room that others give back
+//! tells so, else when all is weighed again ([`crate::compile::Compiler::reconsider`]), as at every
+//! heal. Until then a set may stay closed that a compilation from nothing would open, for instance
+//! because pods are gone that its rules selected, and the other way round.
 
 use std::fmt;
 

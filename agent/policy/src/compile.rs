@@ -1,7 +1,8 @@
 //! The compiler: it keeps the desired tables in step with the world.
 //!
 //! A change is taken in ([`Compiler::apply`]), its consequences are followed until nothing is left to
-//! do (`settle`), and what came out is written into the tables with their numbers (`emit`). Only what
+//! do (`settle`), what does not fit is closed (`fit`), and what came out is written into the tables with
+//! their numbers (`emit`). Only what
 //! a change can reach is looked at again:
 //!
 //! | change | looked at again |
@@ -18,9 +19,10 @@ use std::sync::Arc;
 
 use sluice_common::abi::{Address, ClassId, SetId};
 
-use crate::capacity::{Capacity, Overflow, Shortage, Table};
+use crate::capacity::{Capacity, Overflow};
 use crate::classes::{ClassIndex, Classes};
 use crate::emit::Output;
+use crate::fit::Closings;
 use crate::labels::LabelPool;
 use crate::model::{
     Change, Direction, Labels, LocalEndpoint, Pod, PodName, Policy, PolicyName, RuleName, World,
@@ -55,6 +57,7 @@ pub struct Compiler {
     pub(crate) vips: Vips,
     pub(crate) lists: Lists,
     pub(crate) sets: Sets,
+    pub(crate) closings: Closings,
     /// The sets of each endpoint, by [`Direction`].
     pub(crate) governed: BTreeMap<PodName, [Option<SetIndex>; 2]>,
     /// The endpoints that claim a slot; more than one only by mistake, and then the first has it.
@@ -101,6 +104,7 @@ impl Compiler {
             vips: Vips::default(),
             lists: Lists::default(),
             sets: Sets::default(),
+            closings: Closings::default(),
             governed: BTreeMap::new(),
             slots: BTreeMap::new(),
         }
@@ -108,8 +112,8 @@ impl Compiler {
 
     /// Takes changes in, all at once, and says which table keys may have got another value.
     ///
-    /// While something does not fit ([`Self::overflows`]), every change begins with all sets open, and
-    /// costs as much as compiling the closed ones again.
+    /// What does not fit is closed ([`Self::overflows`]), and opens again with the change that gives it
+    /// room, as far as that can be told without compiling it again; else with [`Self::reconsider`].
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Touched {
         let mut work = Work::default();
         for change in changes {
@@ -119,13 +123,8 @@ impl Compiler {
             return Touched::default();
         }
         let mut output = Output::default();
-        self.reopen(&mut work);
         self.settle(&mut work, &mut output);
-        while let Some((set, shortage)) = self.shortage() {
-            self.shut(set, &mut work);
-            self.sets.get_mut(set).closed = Some(shortage);
-            self.settle(&mut work, &mut output);
-        }
+        self.fit(&mut work, &mut output);
         self.note_overflows();
         self.emit(output)
     }
@@ -280,70 +279,6 @@ impl Compiler {
         }
         work.endpoints.insert(name.clone());
         self.world.apply(Change::Endpoint(name, endpoint));
-    }
-
-    /// The set to close next, if something does not fit.
-    fn shortage(&self) -> Option<(SetIndex, Shortage)> {
-        let open = || self.sets.iter().filter(|(_, set)| set.is_open());
-        let cidrs = open().map(|(_, set)| set.cidrs).sum();
-        let decisions = open().map(|(_, set)| set.entries).sum();
-        let usage = [
-            (Table::Peers, self.peers.len(), self.capacity.peers),
-            (Table::Vips, self.vips.len(), self.capacity.vips),
-            (Table::Cidrs, cidrs, self.capacity.cidrs),
-            (Table::Decisions, decisions, self.capacity.decisions),
-            (Table::Rules, self.lists.rules, self.capacity.rules.saturating_sub(1)),
-        ];
-        let (table, needed, capacity) =
-            usage.into_iter().find(|(_, needed, capacity)| needed > capacity)?;
-        let weighed = open().map(|(index, set)| (self.weight(index, table), &set.key, index));
-        let (_, _, set) = weighed.max()?;
-        Some((set, Shortage { table, needed, capacity }))
-    }
-
-    /// How much of a table a set needs, shared or not.
-    fn weight(&self, index: SetIndex, table: Table) -> usize {
-        let set = self.sets.get(index);
-        match table {
-            Table::Cidrs => set.cidrs,
-            Table::Decisions => set.entries,
-            Table::Rules => set.program.len(),
-            Table::Peers => {
-                let classes = self.pod_classes_of(index);
-                classes.into_iter().map(|class| self.classes.get(class).pods).sum()
-            }
-            // They all need all of them.
-            Table::Vips if set.key.direction == Direction::Egress => self.vips.len(),
-            Table::Vips | Table::Hairpins | Table::Endpoints => 0,
-        }
-    }
-
-    fn note_overflows(&mut self) {
-        let mut overflows = Vec::new();
-        let directions = [Direction::Ingress, Direction::Egress];
-        for (pod, sets) in &self.governed {
-            for (set, direction) in sets.iter().zip(directions) {
-                if let Some(shortage) = set.and_then(|set| self.sets.get(set).closed) {
-                    overflows.push(Overflow { pod: pod.clone(), direction, shortage });
-                }
-            }
-        }
-        let capacity = self.capacity.endpoints;
-        for (slot, pods) in self.slots.iter().filter(|(slot, _)| !self.has_room_for(**slot)) {
-            let shortage = Shortage { table: Table::Endpoints, needed: *slot as usize, capacity };
-            for (pod, direction) in pods.iter().flat_map(|pod| directions.map(|d| (pod, d))) {
-                overflows.push(Overflow { pod: pod.clone(), direction, shortage });
-            }
-        }
-        for (slot, needed) in &self.vips.crowded {
-            let capacity = self.capacity.hairpins_each;
-            let shortage = Shortage { table: Table::Hairpins, needed: *needed, capacity };
-            let pod = self.slots.get(slot).and_then(BTreeSet::first);
-            let direction = Direction::Egress;
-            overflows.extend(pod.map(|pod| Overflow { pod: pod.clone(), direction, shortage }));
-        }
-        overflows.sort_unstable();
-        self.overflows = overflows;
     }
 
     /// True if `endpoints` has this slot.

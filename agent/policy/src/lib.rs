@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! World (model) ── Compiler ──► Tables ── diff ──► Op… ──► kernel
-//!    │    compile: what changed; settle: what follows; emit: into the tables, with numbers
+//!    │    compile: what changed; settle: what follows; fit: what is closed for want of room;
+//!    │    emit: into the tables, with numbers
 //!    │    sets ─ rules ─ predicates ─ classes, over selector, cidr, ports, program
 //!    └── oracle, explain: the same questions, answered straight from the specification
 //! ```
@@ -27,6 +28,7 @@ mod cidr;
 mod classes;
 mod describe;
 mod emit;
+mod fit;
 mod labels;
 mod mixed;
 mod owners;

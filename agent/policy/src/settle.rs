@@ -55,18 +55,11 @@ impl Work {
 }
 
 impl Compiler {
-    /// Opens all closed sets.
-    pub(crate) fn reopen(&mut self, work: &mut Work) {
-        let closed = self.sets.iter().filter(|(_, set)| set.closed.is_some());
-        let closed: Vec<SetIndex> = closed.map(|(index, _)| index).collect();
-        for index in closed {
-            self.sets.get_mut(index).closed = None;
-            self.open(index, work);
-        }
-    }
-
     /// Puts a set's policies in force.
-    fn open(&mut self, index: SetIndex, work: &mut Work) {
+    pub(crate) fn open(&mut self, index: SetIndex, work: &mut Work) {
+        if self.sets.get_mut(index).closed.take().is_some() {
+            self.closings.forget(index);
+        }
         let key = self.sets.get(index).key.clone();
         let enter = |policy| {
             let set = (index, key.direction);
@@ -92,6 +85,7 @@ impl Compiler {
         self.settle_policies(work);
         for index in left {
             if self.sets.get(index).users == 0 {
+                self.closings.forget(index);
                 self.shut(index, work);
                 output.unused_sets.insert(index);
             }
@@ -145,8 +139,15 @@ impl Compiler {
         left
     }
 
-    /// Compiles the changed policies' rules, where they are in force.
+    /// Compiles the changed policies' rules, where they are in force, and opens the closed sets that
+    /// contain one: they may need less now.
     fn settle_policies(&mut self, work: &mut Work) {
+        let has_changed = |name: &PolicyName| work.policies.contains(name);
+        let closed = self.sets.iter().filter(|(_, set)| set.closed.is_some() && set.users > 0);
+        let changed = closed.filter(|(_, set)| set.key.policies.iter().any(has_changed));
+        for index in changed.map(|(index, _)| index).collect::<Vec<_>>() {
+            self.open(index, work);
+        }
         for policy in std::mem::take(&mut work.policies) {
             for direction in [Direction::Ingress, Direction::Egress] {
                 if let Some(list) = self.lists.find(&policy, direction) {

@@ -403,3 +403,46 @@ fn case_58_what_does_not_fit_is_closed_by_name_and_opens_again() {
     assert!(compiler.overflows().is_empty());
     assert!(may_enter(&compiler, "a", "192.0.2.0", TCP, 80));
 }
+
+#[test]
+fn case_58_what_others_give_back_opens_a_closed_set() {
+    let lab = Lab::default().pod("a", &["10.0.0.1"]).pod("b", &["10.0.0.2"]).pod("c", &[]);
+    let some = |count| {
+        from((0..count).map(|i| block(&format!("192.0.2.{}/32", 2 * i), &[])).collect::<Vec<_>>())
+    };
+    let lab = lab.ingress("big", "a", vec![allow(some(9), Ports::Any)]);
+    let lab = lab.ingress("small", "b", vec![allow(some(4), Ports::Any)]);
+    let lab = lab.ingress("least", "c", vec![allow(some(1), Ports::Any)]);
+    let mut compiler = compile(&lab.world, Capacity { cidrs: 12, ..Capacity::default() });
+    let closed = |compiler: &Compiler| -> Vec<PodName> {
+        compiler.overflows().iter().map(|overflow| overflow.pod.clone()).collect()
+    };
+    assert_eq!(closed(&compiler), [pod("a")]);
+    compiler.apply([Change::Policy(policy_name("least"), None)]);
+    assert_eq!(closed(&compiler), [pod("a")], "13 are too many still");
+    compiler.apply([Change::Policy(policy_name("small"), None)]);
+    assert_eq!(closed(&compiler), []);
+    assert!(may_enter(&compiler, "a", "192.0.2.16", TCP, 80));
+}
+
+#[test]
+fn case_58_a_closed_set_that_needs_less_by_other_objects_opens_when_all_is_weighed_again() {
+    let mut lab = Lab::default().pod("a", &["10.0.0.1"]);
+    let peers: Vec<String> = (0..4).map(|i| format!("peer-{i}")).collect();
+    let mut rules = Vec::new();
+    for (name, port) in peers.iter().zip(80..) {
+        lab = lab.pod(name, &[&format!("10.0.1.{port}")]);
+        rules.push(allow(from([Peer::Pods(app(name).into())]), tcp(port, port)));
+    }
+    let lab = lab.ingress("p", "a", rules);
+    let mut compiler = compile(&lab.world, Capacity { decisions: 6, ..Capacity::default() });
+    assert_eq!(compiler.overflows().len(), 1, "the root, and two for each peer");
+    assert!(compiler.reconsider().is_empty(), "nothing has changed");
+    compiler.apply(peers[1..].iter().map(|name| Change::Pod(pod(name), None)));
+    assert_eq!(compiler.overflows().len(), 1, "a pod more or less has no closed set compiled");
+    assert!(!may_enter(&compiler, "a", "10.0.1.80", TCP, 80));
+    assert!(!compiler.reconsider().is_empty());
+    assert_eq!(compiler.overflows(), []);
+    assert!(may_enter(&compiler, "a", "10.0.1.80", TCP, 80));
+    assert!(compiler.reconsider().is_empty());
+}

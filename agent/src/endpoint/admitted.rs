@@ -12,12 +12,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sluice_policy::model::PodName;
+
+use crate::notes;
 
 /// Name of the file in the state directory.
 const FILE: &str = "admitted.json";
@@ -127,30 +129,20 @@ impl Admitted {
     /// logged.
     fn store(&self) {
         let Some(path) = &self.path else { return };
-        let write = || -> io::Result<()> {
-            let directory = path.parent().unwrap_or(Path::new("."));
-            let mut file = tempfile::NamedTempFile::new_in(directory)?;
-            let entries: Vec<&Entry> = self.pods.values().collect();
-            serde_json::to_writer(&mut file, &entries)?;
-            file.flush()?;
-            file.persist(path)?;
-            Ok(())
-        };
-        if let Err(error) = write() {
+        let entries: Vec<&Entry> = self.pods.values().collect();
+        let written = notes::replace(path, |text| Ok(serde_json::to_writer(text, &entries)?));
+        if let Err(error) = written {
             tracing::warn!(path = %path.display(), %error, "cannot note the addresses of new pods");
         }
     }
 }
 
-/// Removes the notes. Nothing to remove is fine.
+/// Removes the notes, and what was begun of them. Nothing to remove is fine.
 ///
 /// # Errors
-/// The file cannot be removed.
+/// A file cannot be removed.
 pub fn remove(state_dir: &Path) -> io::Result<()> {
-    match fs::remove_file(state_dir.join(FILE)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    notes::remove(&state_dir.join(FILE)).map_err(|(_, error)| error)
 }
 
 #[cfg(test)]

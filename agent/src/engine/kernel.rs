@@ -80,6 +80,8 @@ impl Kernel {
     /// If the kernel refuses a write.
     pub fn load(&mut self, world: &World) -> anyhow::Result<()> {
         self.compiler.apply(self.compiler.world().changes_to(world));
+        // What fits must not depend on the worlds before.
+        self.compiler.reconsider();
         let state = self.datapath.maps().state()?;
         let ops = diff(&state, self.compiler.tables(), None);
         self.datapath.maps().apply(&ops).context("cannot write the tables")

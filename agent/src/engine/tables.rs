@@ -89,6 +89,8 @@ impl Tables {
             .entry(place)
             .or_insert_with(|| Compiler::new(Capacity::default(), Names::default()));
         compiler.apply(compiler.world().changes_to(&world));
+        // What fits must not depend on the steps before.
+        compiler.reconsider();
         match compiler.overflows() {
             [] => Ok(()),
             overflows => {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 
-use super::{Kernel, Reconciler};
+use super::{Kernel, Reconciler, Wanted};
 use crate::endpoint::learn::Isolating;
 
 impl<K: Kernel> Reconciler<K> {
@@ -19,11 +19,15 @@ impl<K: Kernel> Reconciler<K> {
     /// A pod that is isolated in one direction is followed in both. What a former agent left in the
     /// kernel goes on: flows are in the pinned tables, and a place without its interfaces led there has
     /// none.
-    pub(super) fn isolating(&mut self, fresh: &[u32]) -> anyhow::Result<Vec<Isolating>> {
+    pub(super) fn isolating(
+        &mut self,
+        wanted: &Wanted,
+        fresh: &[u32],
+    ) -> anyhow::Result<Vec<Isolating>> {
         let left = if self.adopted { None } else { Some(self.kernel.slots()?) };
         let mut isolating = Vec::new();
-        for (pod, interfaces) in self.wanted() {
-            let Some(endpoint) = self.compiler.world().endpoints.get(&pod) else { continue };
+        for (pod, interfaces) in wanted {
+            let Some(endpoint) = self.compiler.world().endpoints.get(pod) else { continue };
             let is_left = left.as_ref().is_some_and(|left| {
                 !fresh.contains(&endpoint.slot)
                     && interfaces.iter().all(|(ifindex, slot)| left.get(ifindex) == Some(slot))
@@ -31,8 +35,8 @@ impl<K: Kernel> Reconciler<K> {
             if is_left || self.followed.contains(&endpoint.epoch) {
                 continue;
             }
-            let Some(Ok(found)) = self.assignment.get(&pod) else { continue };
-            let (Some(interface), Some(local)) = (found.first(), self.local.get(&pod)) else {
+            let Some(Ok(found)) = self.assignment.get(pod) else { continue };
+            let (Some(interface), Some(local)) = (found.first(), self.local.get(pod)) else {
                 continue;
             };
             isolating.push(Isolating {
@@ -63,13 +67,13 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Notes whose packets the programs follow now.
-    pub(super) fn note_followed(&mut self) {
+    pub(super) fn note_followed(&mut self, wanted: &Wanted) {
         let is_led = |led: &[(u32, u32)]| {
             led.iter().all(|(ifindex, slot)| self.leading.get(ifindex) == Some(slot))
         };
-        let led = self.wanted().into_iter().filter(|(_, interfaces)| is_led(interfaces));
+        let led = wanted.iter().filter(|(_, interfaces)| is_led(interfaces));
         let endpoints = &self.compiler.world().endpoints;
-        let epochs = led.filter_map(|(pod, _)| Some(endpoints.get(&pod)?.epoch));
+        let epochs = led.filter_map(|(pod, _)| Some(endpoints.get(pod)?.epoch));
         let followed: BTreeSet<u32> = epochs.collect();
         self.followed = followed;
     }

@@ -47,6 +47,9 @@ use crate::endpoint::{Assignment, LocalPod, Scan, Unenforced};
 use crate::state::State;
 use crate::status::TableStatus;
 
+/// Interfaces that are to be enforced, with the slot that each is to be led to, by pod.
+type Wanted = BTreeMap<PodName, Vec<(IfIndex, u32)>>;
+
 /// Brings the kernel to what should be, for one node.
 #[derive(Debug)]
 pub struct Reconciler<K> {
@@ -185,21 +188,24 @@ impl<K: Kernel> Reconciler<K> {
         for slot in &fresh {
             self.kernel.reset_counters(*slot)?;
         }
-        let isolating = self.isolating(&fresh)?;
+        let wanted = self.wanted();
+        let isolating = self.isolating(&wanted, &fresh)?;
         self.learn(&isolating)?;
         self.write_tables()?;
-        self.write_interfaces()?;
+        self.write_interfaces(&wanted)?;
         self.learn(&isolating)?;
-        self.note_followed();
+        self.note_followed(&wanted);
         Ok(())
     }
 
-    /// Reads the kernel back, corrects what differs and returns the number of corrections.
+    /// Decides anew who is closed for want of room, reads the kernel back, corrects what differs and
+    /// returns the number of corrections.
     ///
     /// # Errors
     /// As [`Self::reconcile`].
     pub fn heal(&mut self) -> anyhow::Result<u64> {
         let before = self.corrections;
+        self.touched.merge(self.compiler.reconsider());
         self.reconcile()?;
         self.mirror = None;
         let mut corrections = self.write_tables()?;
@@ -230,10 +236,11 @@ impl<K: Kernel> Reconciler<K> {
     /// Notes for the next agent. To be without costs it no safety, only counters and names: so a full
     /// disk holds nothing up. Notes that are not of now are worse than none.
     fn store_notes(&mut self) {
-        let notes = State::of(self.compiler.names(), &self.slots, self.notes_of_gone());
-        if self.stored.as_ref() == Some(&notes) {
+        let (names, gone) = (self.compiler.names(), self.notes_of_gone());
+        if self.stored.as_ref().is_some_and(|stored| stored.is_of(names, &self.slots, &gone)) {
             return;
         }
+        let notes = State::of(names, &self.slots, gone);
         let failure = match notes.store(&self.state_dir) {
             Ok(()) => {
                 self.stored = Some(notes);
@@ -291,16 +298,15 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Leads interfaces to their slots and attaches, then detaches what is not to be enforced.
-    fn write_interfaces(&mut self) -> anyhow::Result<()> {
+    fn write_interfaces(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
         self.refused.retain(|_, why| matches!(why, Unenforced::NoPlace(_)));
-        let wanted = self.wanted();
         let mut stale: BTreeSet<IfIndex> = self.leading.keys().copied().collect();
         if !self.adopted {
             stale.extend(self.kernel.left_behind()?);
             stale.extend(self.kernel.slots()?.into_keys());
         }
         let (mut complete, mut all_led) = (true, true);
-        for (pod, interfaces) in &wanted {
+        for (pod, interfaces) in wanted {
             for (ifindex, slot) in interfaces {
                 stale.remove(ifindex);
                 let done = match (self.leading.get(ifindex), self.doubtful.contains(ifindex)) {
@@ -346,9 +352,9 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
-    /// Interfaces of the pods that some policy isolates, with the pod's slot.
-    fn wanted(&self) -> BTreeMap<PodName, Vec<(IfIndex, u32)>> {
-        let mut wanted = BTreeMap::new();
+    /// Those of the pods that some policy isolates.
+    fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::new();
         for (pod, endpoint) in &self.compiler.world().endpoints {
             let interfaces = match (self.assignment.get(pod), self.held.get(pod)) {
                 (Some(Ok(interfaces)), _) => interfaces,
