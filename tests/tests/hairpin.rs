@@ -2,7 +2,9 @@
 //! nothing less does (SEMANTICS 39). Needs root.
 
 use std::net::IpAddr;
+use std::process::Command;
 
+use nix::sched::{CloneFlags, unshare};
 use sluice::datapath::run::{Action, ELSEWHERE, LOOPBACK};
 use sluice::datapath::{Datapath, LoadOptions};
 use sluice::engine::packet::{frame, tcp, udp};
@@ -20,6 +22,8 @@ use sluice_tests::needs_root;
 const SLOT: u32 = 3;
 const POD: &str = "10.0.0.1";
 const NODE: &str = "172.30.0.1";
+/// A pod that the service leads to as well, and that is not isolated.
+const OTHER_BACKEND: &str = "10.0.0.2";
 const VIP: &str = "10.96.0.1";
 /// The service's port, and the pod's.
 const PORT: u16 = 80;
@@ -88,10 +92,23 @@ impl Kernel {
         stamp
     }
 
-    /// What becomes of a packet from the node's address with this stamp.
+    /// What becomes of a packet from the node's address with this stamp, that the node received from the
+    /// pod's own interface.
     fn receives(&self, payload: &[u8], protocol: u8, stamp: u32) -> Action {
-        let frame = frame(address(NODE), address(POD), protocol, payload);
-        self.datapath.run_stamped(Ingress, &frame, ELSEWHERE, stamp).expect("it runs").0
+        self.receives_by(LOOPBACK, NODE, payload, protocol, stamp)
+    }
+
+    /// What becomes of a packet with this source and stamp, that the node received from an interface.
+    fn receives_by(
+        &self,
+        interface: u32,
+        source: &str,
+        payload: &[u8],
+        protocol: u8,
+        stamp: u32,
+    ) -> Action {
+        let frame = frame(address(source), address(POD), protocol, payload);
+        self.datapath.run_stamped(Ingress, &frame, interface, stamp).expect("it runs").0
     }
 }
 
@@ -159,6 +176,44 @@ fn a_packet_that_cannot_be_told_from_others_is_not_noted() {
     let stamp = kernel.sends(&udp(40_000, PORT, b""), protocol::UDP);
     assert_eq!(stamp, 0);
     assert_eq!(kernel.receives(&udp(50_000, TARGET, b""), protocol::UDP, SLOT), Action::Drop);
+}
+
+/// Puts this thread into the network namespace of a node that forwards, with an address of its own and
+/// a route to the pods of [`OTHER_BACKEND`].
+fn on_a_node() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("root makes namespaces");
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding is on");
+    for arguments in [
+        "link set lo up".to_owned(),
+        format!("address add {NODE}/32 dev lo"),
+        "link add sluice-pods type veth peer name sluice-peer".to_owned(),
+        "link set sluice-pods up".to_owned(),
+        "link set sluice-peer up".to_owned(),
+        format!("route add {OTHER_BACKEND}/32 dev sluice-pods"),
+    ] {
+        let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip runs");
+        assert!(status.success(), "ip {arguments}");
+    }
+}
+
+/// The node gave the pod's packet to another backend of the service, which can set the stamp, sends the
+/// packet's words again at once.
+#[test]
+fn what_another_backend_repeats_is_not_the_pods_own() {
+    const BRIDGE: u32 = 77;
+    on_a_node();
+    let kernel = Kernel::new(&[Ingress, Egress]);
+    let datagram = udp(50_000, TARGET, b"this");
+    for (payload, returning, protocol) in [
+        (udp(40_000, PORT, b"this"), datagram, protocol::UDP),
+        (syn(), returning(50_000), protocol::TCP),
+    ] {
+        let stamp = kernel.sends(&payload, protocol);
+        let comes = |source| kernel.receives_by(BRIDGE, source, &returning, protocol, stamp);
+        assert_eq!(comes(OTHER_BACKEND), Action::Drop, "protocol {protocol}");
+        // What the node leads back through a bridge is still known: the attempt has cost nothing.
+        assert_eq!(comes(NODE), Action::Pass, "protocol {protocol}");
+    }
 }
 
 #[test]
