@@ -24,6 +24,10 @@ const POD: &str = "10.0.0.1";
 const NODE: &str = "172.30.0.1";
 /// A pod that the service leads to as well, and that is not isolated.
 const OTHER_BACKEND: &str = "10.0.0.2";
+const POD6: &str = "fd00::1";
+const NODE6: &str = "fd00:1::1";
+const OTHER_BACKEND6: &str = "fd00::2";
+const VIP6: &str = "fd00:2::1";
 const VIP: &str = "10.96.0.1";
 /// The service's port, and the pod's.
 const PORT: u16 = 80;
@@ -33,13 +37,19 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("the test's own address is valid")
 }
 
+/// The pod's address of a family.
+fn own_address(like: IpAddr) -> IpAddr {
+    address(if like.is_ipv4() { POD } else { POD6 })
+}
+
 /// A pod that is all that its service leads to, isolated in these directions without a rule.
 fn world(directions: &[Direction]) -> World {
     let pod = PodName { namespace: "x".to_owned(), name: "a".to_owned() };
-    let backends = vec![Backend { address: address(POD), port: TARGET }];
+    let addresses = [POD, POD6].map(address);
+    let backends = addresses.map(|address| Backend { address, port: TARGET }).to_vec();
     let port = |protocol| ServicePort { protocol, port: PORT, backends: backends.clone() };
     let service = Service {
-        addresses: vec![address(VIP)],
+        addresses: vec![address(VIP), address(VIP6)],
         ports: vec![port(Protocol::Tcp), port(Protocol::Udp)],
     };
     let rules = |direction| directions.contains(&direction).then(Vec::new);
@@ -58,7 +68,7 @@ fn world(directions: &[Direction]) -> World {
         name: "closed".to_owned(),
     };
     let mut world = World::default();
-    world.pods.insert(pod.clone(), Pod { addresses: vec![address(POD)], ..Pod::default() });
+    world.pods.insert(pod.clone(), Pod { addresses: addresses.to_vec(), ..Pod::default() });
     world.endpoints.insert(pod, LocalEndpoint { slot: SLOT, epoch: 9, flags: 0 });
     let own = ServiceName { namespace: "x".to_owned(), name: "web".to_owned() };
     world.services.insert(own, service);
@@ -85,7 +95,12 @@ impl Kernel {
 
     /// The pod sends to its service. The stamp that the packet leaves with.
     fn sends(&self, payload: &[u8], protocol: u8) -> u32 {
-        let frame = frame(address(POD), address(VIP), protocol, payload);
+        self.sends_to(VIP, payload, protocol)
+    }
+
+    /// The same to an address of the service.
+    fn sends_to(&self, vip: &str, payload: &[u8], protocol: u8) -> u32 {
+        let frame = frame(own_address(address(vip)), address(vip), protocol, payload);
         let (action, stamp) =
             self.datapath.run_stamped(Egress, &frame, ELSEWHERE, 0).expect("it runs");
         assert_eq!(action, Action::Pass);
@@ -107,7 +122,8 @@ impl Kernel {
         protocol: u8,
         stamp: u32,
     ) -> Action {
-        let frame = frame(address(source), address(POD), protocol, payload);
+        let source = address(source);
+        let frame = frame(source, own_address(source), protocol, payload);
         self.datapath.run_stamped(Ingress, &frame, interface, stamp).expect("it runs").0
     }
 }
@@ -182,14 +198,18 @@ fn a_packet_that_cannot_be_told_from_others_is_not_noted() {
 /// a route to the pods of [`OTHER_BACKEND`].
 fn on_a_node() {
     unshare(CloneFlags::CLONE_NEWNET).expect("root makes namespaces");
-    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding is on");
+    for forwarding in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        std::fs::write(format!("/proc/sys/net/{forwarding}"), "1").expect("forwarding is on");
+    }
     for arguments in [
         "link set lo up".to_owned(),
         format!("address add {NODE}/32 dev lo"),
+        format!("address add {NODE6}/128 dev lo"),
         "link add sluice-pods type veth peer name sluice-peer".to_owned(),
         "link set sluice-pods up".to_owned(),
         "link set sluice-peer up".to_owned(),
         format!("route add {OTHER_BACKEND}/32 dev sluice-pods"),
+        format!("route add {OTHER_BACKEND6}/128 dev sluice-pods"),
     ] {
         let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip runs");
         assert!(status.success(), "ip {arguments}");
@@ -203,16 +223,18 @@ fn what_another_backend_repeats_is_not_the_pods_own() {
     const BRIDGE: u32 = 77;
     on_a_node();
     let kernel = Kernel::new(&[Ingress, Egress]);
-    let datagram = udp(50_000, TARGET, b"this");
-    for (payload, returning, protocol) in [
-        (udp(40_000, PORT, b"this"), datagram, protocol::UDP),
+    let payloads = [
+        (udp(40_000, PORT, b"this"), udp(50_000, TARGET, b"this"), protocol::UDP),
         (syn(), returning(50_000), protocol::TCP),
-    ] {
-        let stamp = kernel.sends(&payload, protocol);
-        let comes = |source| kernel.receives_by(BRIDGE, source, &returning, protocol, stamp);
-        assert_eq!(comes(OTHER_BACKEND), Action::Drop, "protocol {protocol}");
-        // What the node leads back through a bridge is still known: the attempt has cost nothing.
-        assert_eq!(comes(NODE), Action::Pass, "protocol {protocol}");
+    ];
+    for (vip, node, other) in [(VIP, NODE, OTHER_BACKEND), (VIP6, NODE6, OTHER_BACKEND6)] {
+        for (payload, returning, protocol) in &payloads {
+            let stamp = kernel.sends_to(vip, payload, *protocol);
+            let comes = |source| kernel.receives_by(BRIDGE, source, returning, *protocol, stamp);
+            assert_eq!(comes(other), Action::Drop, "{vip}, protocol {protocol}");
+            // What the node leads back through a bridge is still known: the attempt has cost nothing.
+            assert_eq!(comes(node), Action::Pass, "{vip}, protocol {protocol}");
+        }
     }
 }
 
