@@ -6,8 +6,21 @@
 //! note of the packet. The ingress program lets a packet in as the pod's own only with both. The stamp
 //! alone proves nothing, since a pod without our programs can set it in its own namespace; a note is
 //! of one packet, by a word of it that translation does not change, is good once and for seconds.
+//!
+//! Another backend of the service may be given the packet, and know that word. What it sends does not
+//! come from the pod's own interface, nor from an address of the node, which is what the node gives to a
+//! packet that it leads back: one of the two is asked for as well. What is left to it is a packet with
+//! the node's address in the place of its own, where a bridge lets such through, and within the note's
+//! seconds: the answers go to the node.
 
 use aya_ebpf::Global;
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_NOT_FWDED, bpf_fib_lookup, bpf_fib_lookup__bindgen_ty_1,
+    bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4,
+    bpf_fib_lookup__bindgen_ty_5, bpf_fib_lookup__bindgen_ty_6,
+    bpf_fib_lookup__bindgen_ty_6__bindgen_ty_2,
+};
+use aya_ebpf::helpers;
 use sluice_common::abi::{Hairpin, HairpinKey, HairpinNote, HairpinNoteKey, VipKey};
 use sluice_common::parse::{Bytes as _, Packet, Transport, sctp_chunk};
 
@@ -66,7 +79,7 @@ pub(crate) fn has_returned(scene: &Scene, skb: &Skb) -> bool {
         return false;
     }
     let stamp = if STAMP_IN_MARK.load() == 0 { skb.tc_index() } else { skb.mark() };
-    if stamp != scene.slot {
+    if stamp != scene.slot || !(skb.is_from_own_interface() || is_from_node(scene, skb)) {
         return false;
     }
     let Some(key) = note_key(scene, skb) else { return false };
@@ -78,6 +91,37 @@ pub(crate) fn has_returned(scene: &Scene, skb: &Skb) -> bool {
     let age = scene.clock.now.saturating_sub(noted);
     age <= LIFETIME_SECONDS * u64::from(scene.clock.rate)
         && Hairpin::leads_to(port, scene.packet.decision_port())
+}
+
+/// True for a packet from an address of the node, as far as its routes tell: they lead to no other
+/// machine or pod. False where the node does not forward at all.
+#[inline(always)]
+fn is_from_node(scene: &Scene, skb: &Skb) -> bool {
+    const AF_INET: u8 = 2;
+    const AF_INET6: u8 = 10;
+    let source = &scene.packet.source;
+    let words = source.words();
+    let (family, to) =
+        if source.is_v4() { (AF_INET, [words[3], 0, 0, 0]) } else { (AF_INET6, words) };
+    let unknown = bpf_fib_lookup__bindgen_ty_6__bindgen_ty_2 { smac: [0; 6], dmac: [0; 6] };
+    let mut asked = bpf_fib_lookup {
+        family,
+        l4_protocol: 0,
+        sport: 0,
+        dport: 0,
+        __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 { tot_len: 0 },
+        ifindex: skb.interface(),
+        __bindgen_anon_2: bpf_fib_lookup__bindgen_ty_2 { flowinfo: 0 },
+        __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 { ipv6_src: [0; 4] },
+        __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 { ipv6_dst: to },
+        __bindgen_anon_5: bpf_fib_lookup__bindgen_ty_5 { tbid: 0 },
+        __bindgen_anon_6: bpf_fib_lookup__bindgen_ty_6 { __bindgen_anon_2: unknown },
+    };
+    let length = const { size_of::<bpf_fib_lookup>() as i32 };
+    // SAFETY: the context is the one that the kernel gave to the program, and `asked` is as long as
+    // `length` says, each byte of it written.
+    let answer = unsafe { helpers::bpf_fib_lookup(skb.as_ptr(), &raw mut asked, length, 0) };
+    answer == i64::from(BPF_FIB_LKUP_RET_NOT_FWDED)
 }
 
 /// Key of the packet's note. A packet without the word, such as a datagram without data, has none: it

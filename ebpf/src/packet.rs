@@ -1,6 +1,7 @@
 //! Reading the packet: directly where its bytes are linear, through the kernel where they are not.
 
 use core::arch::asm;
+use core::ffi::c_void;
 use core::mem::offset_of;
 
 use aya_ebpf::EbpfContext as _;
@@ -44,6 +45,19 @@ impl Skb {
     pub(crate) fn is_from_own_host(&self) -> bool {
         // SAFETY: as above.
         unsafe { (*self.raw()).ingress_ifindex == 0 }
+    }
+
+    /// True for a packet that the node received from the interface whose hook this is.
+    #[inline(always)]
+    pub(crate) fn is_from_own_interface(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.raw()).ingress_ifindex == (*self.raw()).ifindex }
+    }
+
+    /// The context, as the kernel's functions take it.
+    #[inline(always)]
+    pub(crate) fn as_ptr(&self) -> *mut c_void {
+        self.context.as_ptr()
     }
 
     /// A number that goes with the packet through the node.
@@ -107,7 +121,7 @@ impl Skb {
 
     #[inline(always)]
     fn raw(&self) -> *const __sk_buff {
-        self.context.as_ptr().cast()
+        self.as_ptr().cast()
     }
 
     /// Address of `length` bytes at `offset` in the linear part, if it holds them.

@@ -248,6 +248,18 @@ fn silent_flows_are_forgotten() {
     scene.drops(Ingress, &back(SYN | ACK), Reason::DefaultDeny);
 }
 
+/// A connection may be silent for days.
+#[test]
+fn an_idle_connection_lives_on() {
+    let mut scene = client();
+    open(&mut scene);
+    scene.age_at_most(&tcp_key(), u64::from(Lifetimes::STANDARD.established) - 10);
+    scene.passes(Ingress, &back(ACK), Reason::Established);
+    scene.passes(Egress, &out(ACK), Reason::Established);
+    scene.age(&tcp_key(), u64::from(Lifetimes::STANDARD.established) + 1);
+    scene.drops(Ingress, &back(ACK), Reason::DefaultDeny);
+}
+
 /// The agent's flags say how long that is.
 #[test]
 fn lifetimes_are_those_that_were_asked_for() {

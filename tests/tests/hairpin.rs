@@ -2,7 +2,9 @@
 //! nothing less does (SEMANTICS 39). Needs root.
 
 use std::net::IpAddr;
+use std::process::Command;
 
+use nix::sched::{CloneFlags, unshare};
 use sluice::datapath::run::{Action, ELSEWHERE, LOOPBACK};
 use sluice::datapath::{Datapath, LoadOptions};
 use sluice::engine::packet::{frame, tcp, udp};
@@ -20,6 +22,12 @@ use sluice_tests::needs_root;
 const SLOT: u32 = 3;
 const POD: &str = "10.0.0.1";
 const NODE: &str = "172.30.0.1";
+/// A pod that the service leads to as well, and that is not isolated.
+const OTHER_BACKEND: &str = "10.0.0.2";
+const POD6: &str = "fd00::1";
+const NODE6: &str = "fd00:1::1";
+const OTHER_BACKEND6: &str = "fd00::2";
+const VIP6: &str = "fd00:2::1";
 const VIP: &str = "10.96.0.1";
 /// The service's port, and the pod's.
 const PORT: u16 = 80;
@@ -29,13 +37,19 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("the test's own address is valid")
 }
 
+/// The pod's address of a family.
+fn own_address(like: IpAddr) -> IpAddr {
+    address(if like.is_ipv4() { POD } else { POD6 })
+}
+
 /// A pod that is all that its service leads to, isolated in these directions without a rule.
 fn world(directions: &[Direction]) -> World {
     let pod = PodName { namespace: "x".to_owned(), name: "a".to_owned() };
-    let backends = vec![Backend { address: address(POD), port: TARGET }];
+    let addresses = [POD, POD6].map(address);
+    let backends = addresses.map(|address| Backend { address, port: TARGET }).to_vec();
     let port = |protocol| ServicePort { protocol, port: PORT, backends: backends.clone() };
     let service = Service {
-        addresses: vec![address(VIP)],
+        addresses: vec![address(VIP), address(VIP6)],
         ports: vec![port(Protocol::Tcp), port(Protocol::Udp)],
     };
     let rules = |direction| directions.contains(&direction).then(Vec::new);
@@ -54,7 +68,7 @@ fn world(directions: &[Direction]) -> World {
         name: "closed".to_owned(),
     };
     let mut world = World::default();
-    world.pods.insert(pod.clone(), Pod { addresses: vec![address(POD)], ..Pod::default() });
+    world.pods.insert(pod.clone(), Pod { addresses: addresses.to_vec(), ..Pod::default() });
     world.endpoints.insert(pod, LocalEndpoint { slot: SLOT, epoch: 9, flags: 0 });
     let own = ServiceName { namespace: "x".to_owned(), name: "web".to_owned() };
     world.services.insert(own, service);
@@ -81,17 +95,36 @@ impl Kernel {
 
     /// The pod sends to its service. The stamp that the packet leaves with.
     fn sends(&self, payload: &[u8], protocol: u8) -> u32 {
-        let frame = frame(address(POD), address(VIP), protocol, payload);
+        self.sends_to(VIP, payload, protocol)
+    }
+
+    /// The same to an address of the service.
+    fn sends_to(&self, vip: &str, payload: &[u8], protocol: u8) -> u32 {
+        let frame = frame(own_address(address(vip)), address(vip), protocol, payload);
         let (action, stamp) =
             self.datapath.run_stamped(Egress, &frame, ELSEWHERE, 0).expect("it runs");
         assert_eq!(action, Action::Pass);
         stamp
     }
 
-    /// What becomes of a packet from the node's address with this stamp.
+    /// What becomes of a packet from the node's address with this stamp, that the node received from the
+    /// pod's own interface.
     fn receives(&self, payload: &[u8], protocol: u8, stamp: u32) -> Action {
-        let frame = frame(address(NODE), address(POD), protocol, payload);
-        self.datapath.run_stamped(Ingress, &frame, ELSEWHERE, stamp).expect("it runs").0
+        self.receives_by(LOOPBACK, NODE, payload, protocol, stamp)
+    }
+
+    /// What becomes of a packet with this source and stamp, that the node received from an interface.
+    fn receives_by(
+        &self,
+        interface: u32,
+        source: &str,
+        payload: &[u8],
+        protocol: u8,
+        stamp: u32,
+    ) -> Action {
+        let source = address(source);
+        let frame = frame(source, own_address(source), protocol, payload);
+        self.datapath.run_stamped(Ingress, &frame, interface, stamp).expect("it runs").0
     }
 }
 
@@ -159,6 +192,50 @@ fn a_packet_that_cannot_be_told_from_others_is_not_noted() {
     let stamp = kernel.sends(&udp(40_000, PORT, b""), protocol::UDP);
     assert_eq!(stamp, 0);
     assert_eq!(kernel.receives(&udp(50_000, TARGET, b""), protocol::UDP, SLOT), Action::Drop);
+}
+
+/// Puts this thread into the network namespace of a node that forwards, with an address of its own and
+/// a route to the pods of [`OTHER_BACKEND`].
+fn on_a_node() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("root makes namespaces");
+    for forwarding in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        std::fs::write(format!("/proc/sys/net/{forwarding}"), "1").expect("forwarding is on");
+    }
+    for arguments in [
+        "link set lo up".to_owned(),
+        format!("address add {NODE}/32 dev lo"),
+        format!("address add {NODE6}/128 dev lo"),
+        "link add sluice-pods type veth peer name sluice-peer".to_owned(),
+        "link set sluice-pods up".to_owned(),
+        "link set sluice-peer up".to_owned(),
+        format!("route add {OTHER_BACKEND}/32 dev sluice-pods"),
+        format!("route add {OTHER_BACKEND6}/128 dev sluice-pods"),
+    ] {
+        let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip runs");
+        assert!(status.success(), "ip {arguments}");
+    }
+}
+
+/// The node gave the pod's packet to another backend of the service, which can set the stamp, sends the
+/// packet's words again at once.
+#[test]
+fn what_another_backend_repeats_is_not_the_pods_own() {
+    const BRIDGE: u32 = 77;
+    on_a_node();
+    let kernel = Kernel::new(&[Ingress, Egress]);
+    let payloads = [
+        (udp(40_000, PORT, b"this"), udp(50_000, TARGET, b"this"), protocol::UDP),
+        (syn(), returning(50_000), protocol::TCP),
+    ];
+    for (vip, node, other) in [(VIP, NODE, OTHER_BACKEND), (VIP6, NODE6, OTHER_BACKEND6)] {
+        for (payload, returning, protocol) in &payloads {
+            let stamp = kernel.sends_to(vip, payload, *protocol);
+            let comes = |source| kernel.receives_by(BRIDGE, source, returning, *protocol, stamp);
+            assert_eq!(comes(other), Action::Drop, "{vip}, protocol {protocol}");
+            // What the node leads back through a bridge is still known: the attempt has cost nothing.
+            assert_eq!(comes(node), Action::Pass, "{vip}, protocol {protocol}");
+        }
+    }
 }
 
 #[test]

@@ -156,6 +156,10 @@ fn wrong_lengths() {
     scene.drops(Ingress, &v4(low_offset).frame(), Reason::BadLength);
     let longer = V6 { payload_length: Some(21), ..v6(syn(OPEN)) };
     scene.drops(Ingress, &longer.frame(), Reason::BadLength);
+    // A jumbogram (RFC 2675), whose header says that nothing follows.
+    let jumbo = V6 { payload_length: Some(0), ..v6(syn(OPEN)) };
+    let jumbo = jumbo.with((HOP_BY_HOP, vec![0, 0xc2, 4, 0, 1, 0, 0]));
+    scene.drops(Ingress, &jumbo.frame(), Reason::Truncated);
     // What lies behind the end of the IP packet is padding, not a header.
     let hidden = V4 { total_length: Some(28), ..v4(syn(OPEN)) };
     scene.drops(Ingress, &hidden.frame(), Reason::Truncated);

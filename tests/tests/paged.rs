@@ -1,6 +1,6 @@
-//! Headers beyond the linear part of a packet are read like any other (SEMANTICS 73). A tap device,
-//! asked for a linear part of 14 bytes, gives the programs nothing but the Ethernet header to read
-//! directly. Needs root.
+//! Headers beyond the linear part of a packet are read like any other (SEMANTICS 73), those of a packet
+//! that stands for many too. A tap device, asked for a linear part of 14 bytes, gives the programs nothing
+//! but the Ethernet header to read directly. Needs root.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -35,13 +35,35 @@ fn tap() -> File {
     device
 }
 
-/// Sends a frame into the tap with 14 bytes of it linear.
-fn send(tap: &mut File, frame: &[u8]) {
-    // `struct virtio_net_hdr`: `hdr_len` is the third field.
-    let mut bytes = vec![0, 0];
-    bytes.extend(14_u16.to_ne_bytes());
-    bytes.extend([0; 6]);
-    bytes.extend(frame);
+/// What a frame in the tap is.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// A packet, of which 14 bytes are linear.
+    Single,
+    /// TCP that a NIC has put together from packets with so many bytes of data, or is to cut into such
+    /// (GRO, GSO). `head` bytes are headers.
+    Many { gso_type: u8, head: u16, data: u16 },
+}
+
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+
+/// Sends a frame into the tap.
+fn send(tap: &mut File, frame: &[u8], kind: Kind) {
+    /// The sum's place in a TCP header, and the header's length.
+    const SUM: u16 = 16;
+    const TCP: u16 = 20;
+    const NEEDS_SUM: u8 = 1;
+    // `struct virtio_net_hdr`: flags and kind, length of the headers, data of a packet, from where the
+    // sum is to be taken and where it goes.
+    let (bytes, words) = match kind {
+        Kind::Single => ([0, 0], [14, 0, 0, 0]),
+        Kind::Many { gso_type, head, data } => {
+            ([NEEDS_SUM, gso_type], [head, data, head - TCP, SUM])
+        }
+    };
+    let words = words.map(u16::to_ne_bytes).concat();
+    let bytes = [&bytes[..], &words, frame].concat();
     tap.write_all(&bytes).expect("the tap takes the frame");
 }
 
@@ -73,9 +95,19 @@ fn headers_beyond_the_linear_part_are_read() {
         let v6 = V6::new(POD6, PEER6, protocol::TCP, syn(port));
         let v6 = v6.with(options(0, 2)).with(options(60, 1)).frame();
         let before = count(&mut scene, reason);
-        send(&mut tap, &v4);
-        send(&mut tap, &v6);
+        send(&mut tap, &v4, Kind::Single);
+        send(&mut tap, &v6, Kind::Single);
         assert_eq!(count(&mut scene, reason), before + 2, "port {port}");
+    }
+    for (port, reason) in expected {
+        let segment = [syn(port), vec![0; 50_000]].concat();
+        let v4 = packet::frame(POD.into(), PEER.into(), protocol::TCP, &segment);
+        let v6 = packet::frame(POD6.into(), PEER6.into(), protocol::TCP, &segment);
+        let many = |gso_type, head| Kind::Many { gso_type, head, data: 1400 };
+        let before = count(&mut scene, reason);
+        send(&mut tap, &v4, many(GSO_TCPV4, 14 + 20 + 20));
+        send(&mut tap, &v6, many(GSO_TCPV6, 14 + 40 + 20));
+        assert_eq!(count(&mut scene, reason), before + 2, "port {port}, many packets in one");
     }
     for reason in [Reason::Truncated, Reason::Unreadable] {
         assert_eq!(count(&mut scene, reason), 0);

@@ -1,7 +1,8 @@
 //! Many elements of a table by one syscall, which aya has no call for.
 //!
 //! `BPF_MAP_LOOKUP_BATCH` is there for arrays and hashes since Linux 5.6, for per-CPU arrays since
-//! 5.13. An older kernel is asked for arrays element by element.
+//! 5.13. An older kernel is asked for arrays element by element. `BPF_MAP_UPDATE_BATCH` is there for
+//! hashes since 5.6, for tries since 5.13; where it is not, elements are written one by one.
 
 use std::io;
 use std::marker::PhantomData;
@@ -30,10 +31,12 @@ const NOT_SUPPORTED: i32 = 524;
 #[derive(Clone, Copy)]
 enum Command {
     LookupElement = 1,
+    UpdateElement = 2,
     LookupBatch = 24,
+    UpdateBatch = 26,
 }
 
-/// The part of `union bpf_attr` for [`Command::LookupBatch`]. Pointers are integers there.
+/// The part of `union bpf_attr` for [`Command::LookupBatch`] and [`Command::UpdateBatch`]. Pointers are integers there.
 #[repr(C)]
 #[derive(Debug, Default)]
 struct BatchAttributes {
@@ -47,7 +50,7 @@ struct BatchAttributes {
     flags: u64,
 }
 
-/// The part of `union bpf_attr` for [`Command::LookupElement`].
+/// The part of `union bpf_attr` for [`Command::LookupElement`] and [`Command::UpdateElement`].
 #[repr(C)]
 #[derive(Debug)]
 struct ElementAttributes {
@@ -118,6 +121,69 @@ impl<K: Pod, V: Pod> Table<K, V> {
         // each key. The walk's places have 4 bytes, as much as keys of arrays and positions in hashes.
         let result = unsafe { bpf(Command::LookupBatch, &mut attributes) };
         (attributes.count as usize, result)
+    }
+}
+
+/// A hash or trie that entries are added to, or replaced in.
+#[derive(Debug)]
+pub(super) struct TableWriter<K, V>(Table<K, V>);
+
+impl<K: Pod, V: Pod> TableWriter<K, V> {
+    /// Of a hash or trie.
+    pub(super) fn new(name: &'static str, map: &Map) -> Result<Self, MapFault> {
+        match map {
+            Map::HashMap(data) | Map::LpmTrie(data) => Table::new(name, data, 1).map(Self),
+            _ => Err(MapFault::Missing(name)),
+        }
+    }
+
+    /// Writes these values under these keys, each with `flags`, in their order.
+    ///
+    /// # Errors
+    /// [`MapFault`]; [`MapFault::Full`] where the table took no further entry. Those before it are
+    /// written.
+    ///
+    /// # Panics
+    /// Unless there is a value for each key.
+    pub(super) fn insert(&self, keys: &[K], values: &[V], flags: u64) -> Result<(), MapFault> {
+        assert_eq!(keys.len(), values.len(), "a value for each key");
+        let result = match self.together(keys, values, flags) {
+            Err(error) if error.raw_os_error() == Some(NOT_SUPPORTED) => {
+                let mut entries = keys.iter().zip(values);
+                entries.try_for_each(|(key, value)| self.single(key, value, flags))
+            }
+            result => result,
+        };
+        result.map_err(|error| match error.raw_os_error() {
+            Some(libc::E2BIG | libc::ENOSPC) => MapFault::Full(self.0.name),
+            _ => self.0.fault(error),
+        })
+    }
+
+    fn together(&self, keys: &[K], values: &[V], flags: u64) -> io::Result<()> {
+        let mut attributes = BatchAttributes {
+            keys: keys.as_ptr() as u64,
+            values: values.as_ptr() as u64,
+            count: u32::try_from(keys.len()).map_err(io::Error::other)?,
+            map_fd: self.0.map_fd(),
+            element_flags: flags,
+            ..BatchAttributes::default()
+        };
+        // SAFETY: the kernel reads `count` keys and values, which are there: the sizes of both were
+        // compared with the table's. Of this process's memory it writes the attributes alone.
+        unsafe { bpf(Command::UpdateBatch, &mut attributes) }
+    }
+
+    fn single(&self, key: &K, value: &V, flags: u64) -> io::Result<()> {
+        let mut attributes = ElementAttributes {
+            map_fd: self.0.map_fd(),
+            padding: 0,
+            key: std::ptr::from_ref(key) as u64,
+            value: std::ptr::from_ref(value) as u64,
+            flags,
+        };
+        // SAFETY: the kernel reads a key and a value, whose sizes were compared with the table's.
+        unsafe { bpf(Command::UpdateElement, &mut attributes) }
     }
 }
 

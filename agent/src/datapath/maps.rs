@@ -1,4 +1,4 @@
-//! Typed access to the kernel tables, and the applier of ordered operations.
+//! Typed access to the kernel tables.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -15,13 +15,13 @@ use sluice_common::abi::{
     VipKey, counter_index,
 };
 use sluice_common::reason::REASON_MAX;
-use sluice_policy::diff::{KernelState, Op};
+use sluice_policy::diff::KernelState;
 use sluice_policy::tables::Prefix;
 
-use super::batch::{ArrayReader, HashReader, LOCKED};
+use super::batch::{ArrayReader, HashReader, TableWriter};
 use super::events::Events;
 use super::flows::{FlowTable, Terms};
-use super::generation::{ControlPage, grace_period};
+use super::generation::ControlPage;
 use super::load::tick_rate;
 
 /// A table that could not be read or written.
@@ -63,20 +63,24 @@ pub enum MapFault {
 
 /// The kernel tables.
 pub struct KernelMaps {
-    control: ControlPage,
+    pub(super) control: ControlPage,
     endpoint_slots: Array<MapData, u32>,
     all_slots: ArrayReader<u32>,
     endpoint_slots_high: HashMap<MapData, u32, u32>,
-    endpoints: Array<MapData, Versioned<Endpoint>>,
+    pub(super) endpoints: Array<MapData, Versioned<Endpoint>>,
     all_endpoints: ArrayReader<Versioned<Endpoint>>,
-    peers: HashMap<MapData, Address, PeerClass>,
+    pub(super) peers: HashMap<MapData, Address, PeerClass>,
     all_peers: HashReader<Address, PeerClass>,
-    vips: HashMap<MapData, VipKey, PeerClass>,
+    pub(super) many_peers: TableWriter<Address, PeerClass>,
+    pub(super) vips: HashMap<MapData, VipKey, PeerClass>,
     all_vips: HashReader<VipKey, PeerClass>,
-    hairpins: HashMap<MapData, HairpinKey, HairpinWay>,
+    pub(super) many_vips: TableWriter<VipKey, PeerClass>,
+    pub(super) hairpins: HashMap<MapData, HairpinKey, HairpinWay>,
     all_hairpins: HashReader<HairpinKey, HairpinWay>,
-    cidrs: LpmTrie<MapData, CidrKey, Versioned<ClassId>>,
-    decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
+    pub(super) cidrs: LpmTrie<MapData, CidrKey, Versioned<ClassId>>,
+    pub(super) many_cidrs: TableWriter<Key<CidrKey>, Versioned<ClassId>>,
+    pub(super) decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
+    pub(super) many_decisions: TableWriter<Key<DecisionKey>, Versioned<Decision>>,
     pub(super) flows: FlowTable,
     pub(super) all_fragments: ArrayReader<Fragment>,
     pub(super) all_hairpin_notes: HashReader<HairpinNoteKey, HairpinNote>,
@@ -86,10 +90,10 @@ pub struct KernelMaps {
     pub(super) all_rule_hits: ArrayReader<Counter>,
     events: Option<Events>,
     /// Packets that began before the last flip may still look at what it replaced.
-    readers_behind: bool,
+    pub(super) readers_behind: bool,
     /// Elements of `peers`, `vips` or `hairpins` were removed that packets which have begun may still look at; the next one
     /// that is added would have their memory.
-    memory_behind: bool,
+    pub(super) memory_behind: bool,
 }
 
 impl KernelMaps {
@@ -121,6 +125,8 @@ impl KernelMaps {
         let peers = table("peers")?;
         let vips = table("vips")?;
         let hairpins = table("hairpins")?;
+        let cidrs = table("cidrs")?;
+        let decisions = table("decisions")?;
         let counters = table("counters")?;
         let rule_hits = table("rule_hits")?;
         Ok(Self {
@@ -131,13 +137,17 @@ impl KernelMaps {
             all_endpoints: ArrayReader::new("endpoints", &endpoints)?,
             endpoints: typed("endpoints", endpoints)?,
             all_peers: HashReader::new("peers", &peers)?,
+            many_peers: TableWriter::new("peers", &peers)?,
             peers: typed("peers", peers)?,
             all_vips: HashReader::new("vips", &vips)?,
+            many_vips: TableWriter::new("vips", &vips)?,
             vips: typed("vips", vips)?,
             all_hairpins: HashReader::new("hairpins", &hairpins)?,
             hairpins: typed("hairpins", hairpins)?,
-            cidrs: typed("cidrs", table("cidrs")?)?,
-            decisions: typed("decisions", table("decisions")?)?,
+            many_cidrs: TableWriter::new("cidrs", &cidrs)?,
+            cidrs: typed("cidrs", cidrs)?,
+            many_decisions: TableWriter::new("decisions", &decisions)?,
+            decisions: typed("decisions", decisions)?,
             flows: FlowTable::new(table("flows")?)?,
             all_fragments: ArrayReader::new("fragments", &table("fragments")?)?,
             all_hairpin_notes: HashReader::lru("hairpin_notes", &table("hairpin_notes")?)?,
@@ -175,97 +185,6 @@ impl KernelMaps {
     /// [`MapFault::Access`].
     pub fn control(&self) -> Result<Control, MapFault> {
         self.control.read()
-    }
-
-    /// Does the operations in their order. Stops at the first that fails: what was staged stays
-    /// invisible, and a new diff goes on from [`Self::state`].
-    ///
-    /// # Errors
-    /// [`MapFault`]; [`MapFault::Full`] where a table took no further entry. [`MapFault::Exhausted`]
-    /// before anything is written.
-    pub fn apply(&mut self, ops: &[Op]) -> Result<(), MapFault> {
-        let changes_nothing_visible = ops.iter().all(|op| matches!(op, Op::ResetRule(_)));
-        if !changes_nothing_visible && self.control.read()?.generation == u32::MAX {
-            return Err(MapFault::Exhausted);
-        }
-        ops.iter().try_for_each(|op| self.apply_one(op))?;
-        // Everything is in force; it is the next change that does not have to wait.
-        self.wait_for_memory()
-    }
-
-    fn apply_one(&mut self, op: &Op) -> Result<(), MapFault> {
-        // The version that a stage overwrites, and the entry that a removal takes away, are what the
-        // readers of the generation before the last flip look at.
-        if !matches!(op, Op::Flip(_) | Op::ResetRule(_)) {
-            self.wait_for_readers()?;
-        }
-        match op {
-            Op::Endpoint(slot, value) => {
-                self.endpoints.set(*slot, value, 0).map_err(access("endpoints"))
-            }
-            Op::Peer(address, class) => {
-                self.wait_for_memory()?;
-                let value = PeerClass::new(*class);
-                self.peers.insert(address, &value, LOCKED).map_err(access("peers"))
-            }
-            Op::Vip(vip, class) => {
-                self.wait_for_memory()?;
-                let value = PeerClass::new(*class);
-                self.vips.insert(vip, &value, LOCKED).map_err(access("vips"))
-            }
-            Op::Hairpin(key, hairpin) => {
-                self.wait_for_memory()?;
-                let value = HairpinWay::new(*hairpin);
-                self.hairpins.insert(key, &value, LOCKED).map_err(access("hairpins"))
-            }
-            Op::Cidr(prefix, value) => {
-                self.cidrs.insert(&trie_key(prefix), value, 0).map_err(access("cidrs"))
-            }
-            Op::Decision(prefix, value) => {
-                self.decisions.insert(&trie_key(prefix), value, 0).map_err(access("decisions"))
-            }
-            Op::ResetRule(rule) => self.reset_rule(*rule),
-            Op::Flip(generation) => {
-                self.control.flip(*generation);
-                self.readers_behind = true;
-                Ok(())
-            }
-            Op::RemovePeer(address) => self.forget(|maps| ("peers", maps.peers.remove(address))),
-            Op::RemoveVip(vip) => self.forget(|maps| ("vips", maps.vips.remove(vip))),
-            Op::RemoveHairpin(key) => self.forget(|maps| ("hairpins", maps.hairpins.remove(key))),
-            Op::RemoveCidr(prefix) => removed("cidrs", self.cidrs.remove(&trie_key(prefix))),
-            Op::RemoveDecision(prefix) => {
-                removed("decisions", self.decisions.remove(&trie_key(prefix)))
-            }
-        }
-    }
-
-    /// Removes an element of a hash, whose memory the next one that is added will have.
-    fn forget(
-        &mut self,
-        remove: impl FnOnce(&mut Self) -> (&'static str, Result<(), MapError>),
-    ) -> Result<(), MapFault> {
-        self.memory_behind = true;
-        let (table, result) = remove(self);
-        removed(table, result)
-    }
-
-    /// Waits until no packet looks at what was removed from a hash.
-    fn wait_for_memory(&mut self) -> Result<(), MapFault> {
-        if self.memory_behind { self.wait() } else { Ok(()) }
-    }
-
-    /// Waits until every packet that began before the last flip has ended.
-    fn wait_for_readers(&mut self) -> Result<(), MapFault> {
-        if self.readers_behind { self.wait() } else { Ok(()) }
-    }
-
-    /// Waits until every packet that has begun has ended.
-    fn wait(&mut self) -> Result<(), MapFault> {
-        grace_period().map_err(MapFault::GracePeriod)?;
-        self.readers_behind = false;
-        self.memory_behind = false;
-        Ok(())
     }
 
     /// Everything that policy put into the kernel, as it stands there.
@@ -397,7 +316,7 @@ impl KernelMaps {
     }
 }
 
-fn access(table: &'static str) -> impl Fn(MapError) -> MapFault {
+pub(super) fn access(table: &'static str) -> impl Fn(MapError) -> MapFault {
     move |source| match &source {
         MapError::SyscallError(e)
             if matches!(e.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) =>
@@ -413,7 +332,7 @@ fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Res
 }
 
 /// Removing what is not there is done already.
-fn removed(table: &'static str, result: Result<(), MapError>) -> Result<(), MapFault> {
+pub(super) fn removed(table: &'static str, result: Result<(), MapError>) -> Result<(), MapFault> {
     match result {
         Err(e) if !is_missing(&e) => Err(access(table)(e)),
         _ => Ok(()),
@@ -428,7 +347,7 @@ fn is_missing(error: &MapError) -> bool {
     }
 }
 
-fn trie_key<K: aya::Pod>(prefix: &Prefix<K>) -> Key<K> {
+pub(super) fn trie_key<K: aya::Pod>(prefix: &Prefix<K>) -> Key<K> {
     Key::new(prefix.bits, prefix.key)
 }
 

@@ -1,7 +1,8 @@
 //! The kernel side as the agent sees it: the only rooms that know aya.
 //!
 //! * [`load`]: the object, its maps (new or pinned) and its two programs;
-//! * [`maps`]: typed access to the tables, and the applier of ordered operations;
+//! * [`maps`]: typed access to the tables; `apply`: the applier of ordered operations; `batch`: many
+//!   elements at once;
 //! * [`attach`]: the programs on the hooks of pods' interfaces;
 //! * `flows`: the flow table;
 //! * [`pins`]: the directory that keeps all of it in force while no agent runs;
@@ -11,6 +12,7 @@
 //! * `learn`: flows of connections that were open before anybody followed them;
 //! * [`run`]: the programs on packets made by hand.
 
+mod apply;
 pub mod attach;
 mod batch;
 pub mod counters;

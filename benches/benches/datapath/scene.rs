@@ -4,11 +4,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, ensure};
+use sluice::datapath::events::Events;
 use sluice::datapath::{Datapath, LoadOptions};
 use sluice_common::abi::{
     Address, ClassId, Decision, DecisionKey, Direction, Endpoint, EndpointFlags, RULE_DEFAULT,
     RuleId, SET_NONE, SetId, UNCLASSIFIED, Verdict, Versioned,
 };
+use sluice_common::reason::Reason;
 use sluice_policy::diff::Op;
 use sluice_policy::tables::Prefix;
 
@@ -37,8 +39,11 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new(peers: u32) -> anyhow::Result<Self> {
-        let mut datapath =
-            Datapath::load(&LoadOptions::default()).context("cannot load the programs")?;
+        Self::with(peers, &LoadOptions::default())
+    }
+
+    pub(crate) fn with(peers: u32, options: &LoadOptions) -> anyhow::Result<Self> {
+        let mut datapath = Datapath::load(options).context("cannot load the programs")?;
         let maps = datapath.maps();
         maps.apply(&tables(peers))?;
         maps.set_slot(LOOPBACK, SLOT)?;
@@ -75,6 +80,18 @@ impl Scene {
     /// A mask that leaves only numbers of peers, and as many as a mask can.
     pub(crate) const fn peer_mask(&self) -> u32 {
         (1 << self.peers.ilog2()) - 1
+    }
+
+    /// The reader of the records of drops; there is one.
+    pub(crate) fn take_events(&mut self) -> anyhow::Result<Events> {
+        self.datapath.maps().take_events().context("the records have a reader already")
+    }
+
+    /// Records of drops that were lost so far, as the program counts them.
+    pub(crate) fn lost_records(&mut self) -> anyhow::Result<u64> {
+        let counted = self.datapath.maps().snapshot(SLOT)?;
+        let lost = counted.get(&(Direction::Ingress, Reason::EventLost));
+        Ok(lost.map_or(0, |counter| counter.packets))
     }
 
     pub(crate) fn forget_flows(&mut self) -> anyhow::Result<()> {

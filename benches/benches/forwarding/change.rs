@@ -46,8 +46,7 @@ fn timed(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
 
 /// From the objects to the kernel tables.
 fn sluice() -> anyhow::Result<Costs> {
-    // For TCP and UDP both, so many peers of so many sets would not fit the table of decisions.
-    let world = SCALE.tcp_world();
+    let world = SCALE.world();
     let mut sluice = Sluice::load()?;
     let (name, pod) = another_peer(0, SCALE.pods * SCALE.policies * SCALE.peers);
     let (policy_name, policy) =

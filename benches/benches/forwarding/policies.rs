@@ -24,18 +24,13 @@ impl Scale {
         self.policies * self.peers
     }
 
-    /// As Kubernetes objects say it, for TCP alone. A single policy has one selector for all its peers,
-    /// others one for each.
-    pub(crate) fn tcp_world(self) -> World {
-        match self {
+    /// As Kubernetes objects say it. A single policy has one selector for all its peers, others one for
+    /// each.
+    pub(crate) fn world(self) -> World {
+        let mut world = match self {
             Self { pods: 1, policies: 1, peers } => one_pod(peers, PEER_KIND),
             Self { pods, policies, peers } => distinct_peers(pods, policies, peers, PEER_KIND),
-        }
-    }
-
-    /// The same for TCP and UDP.
-    pub(crate) fn world(self) -> World {
-        let mut world = self.tcp_world();
+        };
         for policy in world.policies.values_mut() {
             for rule in policy.ingress.iter_mut().flatten() {
                 let port = |protocol| PortMatch::Range { protocol, first: 443, last: 443 };

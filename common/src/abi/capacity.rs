@@ -12,8 +12,10 @@ pub const HAIRPINS_EACH: u32 = 256;
 pub const HAIRPINS: u32 = HAIRPINS_EACH * super::ENDPOINT_MAX;
 /// Entries of `hairpin_notes`: packets on their way from a pod back to it.
 pub const HAIRPIN_NOTES: u32 = 4_096;
-/// Entries of `decisions`.
-pub const DECISIONS: u32 = 262_144;
+/// Entries of `decisions`: one for each class of a set, and one for each of its port prefixes. A hundred
+/// pods with ten policies of their own, each with a hundred peers of its own that it allows one TCP and
+/// one UDP port, need 300,100. The kernel takes memory for an entry when it is added.
+pub const DECISIONS: u32 = 524_288;
 /// Elements of `flows`; a power of two: 32 MiB.
 pub const FLOW_BUCKETS: u32 = 32_768;
 /// Flows that fit `flows`, if they fall into its buckets evenly.
