@@ -51,7 +51,15 @@ fn filters_enforce_are_replaced_in_place_and_go() {
             node.inside("node", || attacher.attach(program, ifindex, direction)).expect("attached")
         })
     };
+    let remains = || {
+        let mut command = node.sluice(&["probe", "remains", "--cni-conf-dir", "/nonexistent"]);
+        let output = command.args(["--cni-bin-dir", "/nonexistent"]).output().expect("it runs");
+        let found: Vec<String> = serde_json::from_slice(&output.stdout).expect("a list");
+        assert_eq!(output.status.success(), found.is_empty());
+        found
+    };
     assert!(reaches());
+    assert_eq!(remains(), [""; 0]);
     let mut first = closed(ifindex);
     assert_eq!(attach(&mut first), [Attached::New; 2]);
     assert!(!reaches());
@@ -71,8 +79,12 @@ fn filters_enforce_are_replaced_in_place_and_go() {
     }
     drop(second);
     assert!(!reaches(), "filters outlive their loader");
+    let ours = ["sluice_ingress", "sluice_egress"];
+    let ours = ours.map(|program| format!("program on {host}: {program} (clsact)"));
+    assert_eq!(remains(), ours);
     for _ in 0..2 {
         node.inside("node", || attacher.detach(ifindex)).expect("detached");
         assert!(reaches());
+        assert_eq!(remains(), [""; 0]);
     }
 }

@@ -1,17 +1,16 @@
 //! `sluice probe`: the far hand of an end-to-end run, in a pod of its own. Hidden: its lines are a
 //! matter between two binaries of one version.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod node;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::agent::{DEFAULT_BPFFS, DEFAULT_STATE_DIR};
+pub use self::node::Network;
+use self::node::{NetworksArguments, RemainsArguments};
 use super::{Failure, print};
-use crate::datapath::attach;
 use crate::lab::resident::{Job, Numbered, Reply, Resident};
 use crate::report::json;
 
@@ -28,22 +27,8 @@ enum What {
     Station,
     /// List what sluice has left on this node; exit status 1 where there is something
     Remains(RemainsArguments),
-}
-
-#[derive(Debug, Args)]
-struct RemainsArguments {
-    /// Directory for pins that the agent had
-    #[arg(long, value_name = "DIR", env = "SLUICE_BPFFS", default_value = DEFAULT_BPFFS)]
-    bpffs: PathBuf,
-    /// State directory that the agent had
-    #[arg(long, value_name = "DIR", env = "SLUICE_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
-    state_dir: PathBuf,
-    /// Directory of CNI configurations
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
-    cni_conf_dir: PathBuf,
-    /// Directory of CNI plugins
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
-    cni_bin_dir: PathBuf,
+    /// Print the network configurations of this node, as JSON: text, mode and owner by the file's name
+    Networks(NetworksArguments),
 }
 
 /// Runs the command.
@@ -54,10 +39,11 @@ pub fn run(arguments: &ProbeArguments) -> Result<(), Failure> {
     match &arguments.what {
         What::Station => Ok(station()?),
         What::Remains(places) => {
-            let found = remains(places)?;
+            let found = node::remains(places)?;
             print(&json::render(&found))?;
             if found.is_empty() { Ok(()) } else { Err(Failure::No) }
         }
+        What::Networks(places) => print(&json::render(&node::networks(places)?)),
     }
 }
 
@@ -93,45 +79,4 @@ async fn serve() -> anyhow::Result<()> {
     }
     // What listens goes on answering.
     std::future::pending().await
-}
-
-/// Everything of sluice that this node still has, in words.
-fn remains(places: &RemainsArguments) -> anyhow::Result<Vec<String>> {
-    let mut found = Vec::new();
-    for (what, directory) in [("pins", &places.bpffs), ("notes", &places.state_dir)] {
-        for name in names_in(directory)? {
-            found.push(format!("{what}: {}", directory.join(name).display()));
-        }
-    }
-    for name in names_in(&places.cni_bin_dir)?.iter().filter(|name| name.starts_with("sluice")) {
-        found.push(format!("CNI plugin: {}", places.cni_bin_dir.join(name).display()));
-    }
-    for name in names_in(&places.cni_conf_dir)? {
-        let path = places.cni_conf_dir.join(name);
-        let text = fs::read(&path).with_context(|| path.display().to_string())?;
-        if String::from_utf8_lossy(&text).contains("sluice") {
-            found.push(format!("CNI configuration: {}", path.display()));
-        }
-    }
-    for interface in &nix::net::if_::if_nameindex().context("cannot list the interfaces")? {
-        let name = interface.name().to_string_lossy();
-        let programs = attach::own_tcx(interface.index());
-        let programs = programs.with_context(|| format!("cannot ask for programs on {name}"))?;
-        found.extend(programs.into_iter().map(|program| format!("program on {name}: {program}")));
-    }
-    Ok(found)
-}
-
-/// Sorted; none where there is no such directory.
-fn names_in(directory: &Path) -> anyhow::Result<Vec<String>> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| directory.display().to_string())?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.push(entry?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names)
 }
