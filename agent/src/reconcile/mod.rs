@@ -41,6 +41,7 @@ use self::kernel::Kernel;
 use self::place::Held;
 use self::site::Site;
 use crate::endpoint::admitted::Admitted;
+use crate::endpoint::learn::Isolating;
 use crate::endpoint::links::IfIndex;
 use crate::endpoint::slots::{CROWD_SLOT, Slots};
 use crate::endpoint::{Assignment, LocalPod, Scan, Unenforced};
@@ -86,6 +87,9 @@ pub struct Reconciler<K> {
     admitted: Admitted,
     /// Epochs of the incarnations whose packets the programs follow.
     followed: BTreeSet<u32>,
+    /// Epochs of those that are to be followed, whose connections were learned and whose interfaces
+    /// have refused since.
+    learned_early: BTreeSet<u32>,
     learned: u64,
 }
 
@@ -127,6 +131,7 @@ impl<K: Kernel> Reconciler<K> {
             objects: BTreeMap::new(),
             admitted,
             followed: BTreeSet::new(),
+            learned_early: BTreeSet::new(),
             learned: 0,
         };
         reconciler.take_up(gone);
@@ -185,12 +190,16 @@ impl<K: Kernel> Reconciler<K> {
         for slot in &fresh {
             self.kernel.reset_counters(*slot)?;
         }
-        let isolating = self.isolating(&fresh)?;
-        self.learn(&isolating)?;
+        let mut isolating = self.isolating(&fresh)?;
+        let is_new = |pod: &&Isolating| !self.learned_early.contains(&pod.epoch);
+        let new: Vec<Isolating> = isolating.iter().filter(is_new).cloned().collect();
+        self.learn(&new)?;
         self.write_tables()?;
         self.write_interfaces()?;
+        let (followed, early) = (self.led(), isolating.iter().map(|pod| pod.epoch).collect());
+        isolating.retain(|pod| followed.contains(&pod.epoch));
         self.learn(&isolating)?;
-        self.note_followed();
+        (self.followed, self.learned_early) = (followed, early);
         Ok(())
     }
 
@@ -200,6 +209,8 @@ impl<K: Kernel> Reconciler<K> {
     /// As [`Self::reconcile`].
     pub fn heal(&mut self) -> anyhow::Result<u64> {
         let before = self.corrections;
+        // Which finds out whether the programs are there.
+        self.doubtful.extend(self.leading.keys());
         self.reconcile()?;
         self.mirror = None;
         let mut corrections = self.write_tables()?;
@@ -209,9 +220,12 @@ impl<K: Kernel> Reconciler<K> {
                 self.kernel.lead(ifindex, slot)?;
                 corrections += 1;
             }
-            corrections += u64::from(self.kernel.ensure_attached(ifindex)?);
         }
-        for &ifindex in led.keys().filter(|ifindex| !self.leading.contains_key(ifindex)) {
+        // One that refuses the programs is led all the same: former ones may be on it.
+        let wanted: BTreeSet<IfIndex> =
+            self.wanted().into_values().flatten().map(|(ifindex, _)| ifindex).collect();
+        let is_known = |ifindex| self.leading.contains_key(ifindex) || wanted.contains(ifindex);
+        for &ifindex in led.keys().filter(|ifindex| !is_known(ifindex)) {
             self.kernel.lead(ifindex, SLOT_NONE)?;
             corrections += 1;
         }
@@ -299,7 +313,7 @@ impl<K: Kernel> Reconciler<K> {
             stale.extend(self.kernel.left_behind()?);
             stale.extend(self.kernel.slots()?.into_keys());
         }
-        let (mut complete, mut all_led) = (true, true);
+        let mut all_led = true;
         for (pod, interfaces) in &wanted {
             for (ifindex, slot) in interfaces {
                 stale.remove(ifindex);
@@ -321,7 +335,6 @@ impl<K: Kernel> Reconciler<K> {
                         self.doubtful.remove(ifindex);
                     }
                     Err(error) => {
-                        complete = false;
                         let reason = Unenforced::Attach(format!("{error:#}"));
                         self.refused.insert(pod.clone(), reason);
                     }
@@ -334,7 +347,8 @@ impl<K: Kernel> Reconciler<K> {
             self.leading.remove(&ifindex);
             self.doubtful.remove(&ifindex);
         }
-        if complete && !self.adopted {
+        // What an interface that refuses may still have of a former agent goes on without its pins.
+        if !self.adopted {
             self.kernel.settle()?;
             self.adopted = true;
             self.count_packets_tables()?;
