@@ -6,6 +6,7 @@ pub mod cni;
 pub mod control;
 pub mod convert;
 pub mod datapath;
+mod draft;
 pub mod endpoint;
 pub mod engine;
 pub mod inspect;

@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sluice_policy::model::PodName;
 
+use crate::draft;
+
 /// Name of the file in the state directory.
 const FILE: &str = "admitted.json";
 
@@ -127,26 +129,24 @@ impl Admitted {
     /// logged.
     fn store(&self) {
         let Some(path) = &self.path else { return };
-        let write = || -> io::Result<()> {
-            let directory = path.parent().unwrap_or(Path::new("."));
-            let mut file = tempfile::NamedTempFile::new_in(directory)?;
-            let entries: Vec<&Entry> = self.pods.values().collect();
-            serde_json::to_writer(&mut file, &entries)?;
-            file.flush()?;
-            file.persist(path)?;
-            Ok(())
-        };
-        if let Err(error) = write() {
+        let entries: Vec<&Entry> = self.pods.values().collect();
+        let written = draft::replace(path, |file| {
+            let mut text = io::BufWriter::new(file);
+            serde_json::to_writer(&mut text, &entries)?;
+            text.flush()
+        });
+        if let Err(error) = written {
             tracing::warn!(path = %path.display(), %error, "cannot note the addresses of new pods");
         }
     }
 }
 
-/// Removes the notes. Nothing to remove is fine.
+/// Removes the notes, and what a killed agent may have begun. Nothing to remove is fine.
 ///
 /// # Errors
-/// The file cannot be removed.
+/// A file cannot be removed.
 pub fn remove(state_dir: &Path) -> io::Result<()> {
+    draft::remove(&state_dir.join(FILE))?;
     match fs::remove_file(state_dir.join(FILE)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -213,7 +213,13 @@ mod tests {
         assert!(next.addresses(&pod("b"), &[]).is_empty());
         fs::write(directory.path().join(FILE), "[{").expect("written");
         assert!(Admitted::load(directory.path()).addresses(&pod("a"), &[]).is_empty());
+        // An agent that was killed while it wrote leaves its draft.
+        fs::write(draft::of(&directory.path().join(FILE)), "[").expect("written");
+        next.forget(&pod("a"));
+        assert_eq!(fs::read(directory.path().join(FILE)).expect("read"), b"[]");
+        fs::write(draft::of(&directory.path().join(FILE)), "[").expect("written");
         remove(directory.path()).expect("removed");
+        assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 0);
         remove(directory.path()).expect("removing nothing is fine");
     }
 }
