@@ -15,6 +15,7 @@ mod lock;
 pub mod manifest;
 mod memory;
 pub mod metrics;
+mod netlink;
 pub mod policytest;
 pub mod reconcile;
 pub mod report;

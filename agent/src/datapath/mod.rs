@@ -3,6 +3,7 @@
 //! * [`load`]: the object, its maps (new or pinned) and its two programs;
 //! * [`maps`]: typed access to the tables, and the applier of ordered operations;
 //! * [`attach`]: the programs on the hooks of pods' interfaces;
+//! * [`clsact`]: the same below Linux 6.6;
 //! * `flows`: the flow table;
 //! * [`pins`]: the directory that keeps all of it in force while no agent runs;
 //! * [`enforcer`]: these together, as [`crate::reconcile`] needs them;
@@ -13,6 +14,7 @@
 
 pub mod attach;
 mod batch;
+pub mod clsact;
 pub mod counters;
 pub mod enforcer;
 pub mod events;
