@@ -10,7 +10,7 @@ mod gone;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,8 @@ use sluice_policy::model::{PodName, PolicyKind, PolicyName, RuleName};
 use sluice_policy::names::Names;
 
 pub use self::gone::GonePod;
+use crate::draft;
 use crate::endpoint::slots::{Place, Slots};
-use crate::notes;
 
 /// Name of the file in the state directory.
 const FILE: &str = "state.json";
@@ -104,13 +104,13 @@ impl State {
     /// Writes the notes.
     ///
     /// # Errors
-    /// [`StateError::Io`]: the former notes are still there, perhaps beside a draft.
+    /// [`StateError::Io`]: the former notes are still there.
     pub fn store(&self, state_dir: &Path) -> Result<(), StateError> {
         let path = state_dir.join(FILE);
-        let written = notes::replace(&path, |text| {
-            serde_json::to_writer(&mut *text, &File::from(self))?;
-            text.flush()?;
-            text.get_ref().sync_data()
+        let written = draft::replace(&path, |file| {
+            let mut text = BufWriter::new(&mut *file);
+            serde_json::to_writer(&mut text, &File::from(self))?;
+            text.into_inner()?.sync_data()
         });
         written.map_err(|error| StateError::Io { path: path.display().to_string(), error })
     }
@@ -120,7 +120,7 @@ impl State {
     /// # Errors
     /// [`StateError::Io`].
     pub fn remove(state_dir: &Path) -> Result<(), StateError> {
-        notes::remove(&state_dir.join(FILE))
+        draft::remove_both(&state_dir.join(FILE))
             .map_err(|(path, error)| StateError::Io { path: path.display().to_string(), error })
     }
 }

@@ -419,9 +419,15 @@ fn uninstall(bpffs: &Path, state_dir: &Path) -> anyhow::Result<()> {
     }
     State::remove(state_dir)?;
     admitted::remove(state_dir).with_context(|| state_dir.display().to_string())?;
-    // The socket of an agent that ended without a chance to; the directory may hold others' files.
+    // The socket of an agent that ended without a chance to.
     let _ = std::fs::remove_file(control::socket_path(state_dir));
-    let _ = std::fs::remove_dir(state_dir);
+    match std::fs::remove_dir(state_dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            // It may be a mount point, or hold others' files.
+            tracing::warn!("{} is left: {error}", state_dir.display());
+        }
+        _ => {}
+    }
     tracing::info!("nothing is enforced any more");
     Ok(())
 }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use super::NAME;
 use super::conflist::{self, ConflistError, Present};
+use crate::draft;
 
 /// What a runtime reads.
 const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
@@ -96,7 +97,9 @@ pub fn binary(directory: &Path) -> Result<PathBuf, InstallError> {
 /// # Errors
 /// [`InstallError::Io`].
 pub fn remove_binary(directory: &Path) -> Result<(), InstallError> {
-    remove_file(&directory.join(NAME))
+    let plugin = directory.join(NAME);
+    remove_draft(&plugin)?;
+    remove_file(&plugin)
 }
 
 /// Has our entry in the configuration that a runtime takes.
@@ -139,7 +142,11 @@ pub fn add(directory: &Path, entry: &str, present: Present) -> Result<Outcome, I
 pub fn remove(directory: &Path) -> Result<Vec<PathBuf>, InstallError> {
     let mut changed = Vec::new();
     let mut failed = None;
-    for path in configurations(directory)?.into_iter().filter(|path| is_list(path)) {
+    let configurations = configurations(directory)?;
+    for path in &configurations {
+        remove_draft(&path.with_extension("conflist"))?;
+    }
+    for path in configurations.into_iter().filter(|path| is_list(path)) {
         match remove_from(&path) {
             Ok(true) => changed.push(path),
             Ok(false) => {}
@@ -168,13 +175,18 @@ fn remove_from(path: &Path) -> Result<bool, InstallError> {
         let is_as_made = made
             .and_then(|made| conflist::remove(&made))
             .is_ok_and(|made| made.as_deref() == Some(without.as_str()));
-        if is_as_made && !single.exists() {
-            // Its name comes first: it is in force again before the list is gone.
-            fs::rename(&kept, &single).map_err(at(&kept))?;
+        if is_as_made {
+            // Its name comes first: it is in force before the list is gone. Where its owner has written
+            // it again, that is what counts.
+            if single.exists() {
+                remove_file(&kept)?;
+            } else {
+                fs::rename(&kept, &single).map_err(at(&kept))?;
+            }
             remove_file(path)?;
             return Ok(true);
         }
-        // Others have changed the list since, or the file's owner has written it again.
+        // Others have changed the list since.
         remove_file(&kept)?;
     }
     replace(path, without.as_bytes(), &permissions, Some(owner))?;
@@ -224,18 +236,22 @@ fn replace(
 ) -> Result<(), InstallError> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let write = || -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".sluice-").tempfile_in(directory)?;
+    let write = |file: &mut File| {
         file.write_all(content)?;
-        file.as_file().set_permissions(permissions.clone())?;
+        file.set_permissions(permissions.clone())?;
         if let Some((user, group)) = owner {
-            fchown(file.as_file(), Some(user), Some(group))?;
+            fchown(&*file, Some(user), Some(group))?;
         }
-        file.as_file().sync_all()?;
-        file.persist(&path)?;
-        File::open(directory)?.sync_all()
+        file.sync_all()
     };
-    write().map_err(at(&path))
+    let written = draft::replace(&path, write).and_then(|()| File::open(directory)?.sync_all());
+    written.map_err(at(&path))
+}
+
+/// Removes what a killed process may have left of writing this file.
+fn remove_draft(path: &Path) -> Result<(), InstallError> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    draft::remove(&target).map_err(at(&target))
 }
 
 fn remove_file(path: &Path) -> Result<(), InstallError> {

@@ -1,8 +1,9 @@
 //! The programs on the tc hooks of pods' host-side interfaces.
 //!
 //! From Linux 6.6 on as tcx links, first in the chain and pinned, so that they outlive the agent and
-//! their program is replaced in place. Below, as filters of the clsact qdisc at a fixed priority and
-//! handle, which the kernel keeps by itself and which are replaced in place as well.
+//! their program is replaced in place. Below, as filters of the clsact qdisc, which the kernel keeps by
+//! itself and which are replaced in place as well ([`super::clsact`]). A clsact qdisc that was made for
+//! that has a directory among the pins, `<ifindex>-clsact`, so that it goes when the filters do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,12 +12,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcHandle};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttach, TcAttachType, TcError};
+use aya::programs::tc::SchedClassifierLink;
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttach, TcAttachType};
 use aya::sys::SyscallError;
 use aya::util::KernelVersion;
 use sluice_common::abi::Direction;
 use sluice_policy::model::direction_label;
+
+use super::clsact::{self, ClsactError};
 
 /// Both directions, in the order in which programs are attached: egress last, since a pod must not
 /// open flows as long as the program that sees their replies is missing.
@@ -25,11 +28,8 @@ pub const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 /// What our programs' names begin with.
 const OUR_PREFIX: &str = "sluice_";
 
-/// Priority of our clsact filters: before any that did not ask for a lower one.
-const PRIORITY: u16 = 1;
-
-/// Handle of our clsact filters.
-const HANDLE: TcHandle = TcHandle::new(0, 0x51);
+/// What stands for a link where an agent has made the clsact qdisc.
+const MADE: &str = "clsact";
 
 /// How long the kernel may take to let go of an unpinned link; an RCU grace period is far shorter.
 const LETTING_GO: Duration = Duration::from_secs(1);
@@ -67,6 +67,14 @@ pub enum AttachError {
         direction: Direction,
         /// Why.
         error: Box<ProgramError>,
+    },
+    /// It could not be made a filter, or be taken off.
+    #[error("interface {ifindex}: {error}")]
+    Clsact {
+        /// The interface.
+        ifindex: u32,
+        /// Why.
+        error: Box<ClsactError>,
     },
     /// A pin.
     #[error("pinned link {}: {error}", path.display())]
@@ -112,9 +120,7 @@ impl Attacher {
     ) -> Result<Attached, AttachError> {
         match self.backend {
             Backend::Tcx => self.attach_tcx(program, ifindex, direction),
-            Backend::Clsact => {
-                attach_clsact(program, ifindex, direction).map_err(refused(ifindex, direction))
-            }
+            Backend::Clsact => self.attach_clsact(program, ifindex, direction),
         }
     }
 
@@ -128,14 +134,13 @@ impl Attacher {
         ifindex: u32,
         direction: Direction,
     ) -> Result<bool, AttachError> {
-        match self.backend {
-            Backend::Tcx if self.is_on_tcx(program, ifindex, direction)? => Ok(false),
-            Backend::Tcx => self.attach(program, ifindex, direction).map(|_| true),
-            // There is no cheap question; replacing it with itself answers as well.
+        let is_on = match self.backend {
+            Backend::Tcx => self.is_on_tcx(program, ifindex, direction)?,
             Backend::Clsact => {
-                self.attach(program, ifindex, direction).map(|attached| attached == Attached::New)
+                clsact::is_on(program, ifindex, direction).map_err(no_filter(ifindex))?
             }
-        }
+        };
+        if is_on { Ok(false) } else { self.attach(program, ifindex, direction).map(|_| true) }
     }
 
     /// Takes our programs off both hooks. Nothing to take off, or no interface any more, is fine. The
@@ -144,27 +149,61 @@ impl Attacher {
     /// # Errors
     /// [`AttachError`].
     pub fn detach(&self, ifindex: u32) -> Result<(), AttachError> {
-        for direction in DIRECTIONS {
-            match self.backend {
-                Backend::Tcx => remove_pin(&self.pin(ifindex, direction))?,
-                Backend::Clsact => {
-                    detach_clsact(ifindex, direction).map_err(refused(ifindex, direction))?;
+        match self.backend {
+            Backend::Tcx => {
+                for direction in DIRECTIONS {
+                    remove_pin(&self.pin(ifindex, direction))?;
                 }
+                Ok(())
             }
+            Backend::Clsact => self.detach_clsact(ifindex),
         }
-        Ok(())
     }
 
-    /// Interfaces with a pinned link, alive or not. For clsact: none are known this way.
+    /// Interfaces with a pinned link, alive or not. For clsact: those that were given the qdisc.
     ///
     /// # Errors
     /// [`AttachError::Pin`].
     pub fn pinned(&self) -> Result<BTreeSet<u32>, AttachError> {
-        pinned(&self.links)
+        named(&self.links, |_| true)
     }
 
     fn pin(&self, ifindex: u32, direction: Direction) -> PathBuf {
         self.links.join(format!("{ifindex}-{}", direction_label(direction)))
+    }
+
+    /// The sign that an interface's clsact qdisc was made by an agent.
+    fn made(&self, ifindex: u32) -> PathBuf {
+        self.links.join(format!("{ifindex}-{MADE}"))
+    }
+
+    fn attach_clsact(
+        &self,
+        program: &mut SchedClassifier,
+        ifindex: u32,
+        direction: Direction,
+    ) -> Result<Attached, AttachError> {
+        if clsact::make_qdisc(ifindex).map_err(no_filter(ifindex))? {
+            let made = self.made(ifindex);
+            match fs::create_dir(&made) {
+                // Of an interface that had this index before.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                created => created.map_err(bad_pin(&made))?,
+            }
+        }
+        let is_replaced =
+            clsact::attach(program, ifindex, direction).map_err(no_filter(ifindex))?;
+        Ok(if is_replaced { Attached::Replaced } else { Attached::New })
+    }
+
+    fn detach_clsact(&self, ifindex: u32) -> Result<(), AttachError> {
+        clsact::detach(ifindex).map_err(no_filter(ifindex))?;
+        let made = self.made(ifindex);
+        if made.exists() {
+            clsact::remove_qdisc(ifindex).map_err(no_filter(ifindex))?;
+            fs::remove_dir(&made).map_err(bad_pin(&made))?;
+        }
+        Ok(())
     }
 
     /// True if `program` itself is on the tcx hook, with its pin.
@@ -212,6 +251,11 @@ impl Attacher {
 /// # Errors
 /// [`AttachError::Pin`].
 pub fn pinned(links: &Path) -> Result<BTreeSet<u32>, AttachError> {
+    named(links, |what| what != MADE)
+}
+
+/// Interfaces with something in the directory `links` for which `is_meant` holds.
+fn named(links: &Path, is_meant: impl Fn(&str) -> bool) -> Result<BTreeSet<u32>, AttachError> {
     let entries = match fs::read_dir(links) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
@@ -220,9 +264,9 @@ pub fn pinned(links: &Path) -> Result<BTreeSet<u32>, AttachError> {
     let mut found = BTreeSet::new();
     for entry in entries {
         let name = entry.map_err(bad_pin(links))?.file_name();
-        let ifindex: Option<u32> =
-            name.to_str().and_then(|name| name.split_once('-')?.0.parse().ok());
-        found.extend(ifindex);
+        let parts = name.to_str().and_then(|name| name.split_once('-'));
+        let meant = parts.filter(|(_, what)| is_meant(what));
+        found.extend(meant.and_then(|(ifindex, _)| ifindex.parse::<u32>().ok()));
     }
     Ok(found)
 }
@@ -265,7 +309,7 @@ pub fn is_ours(name: &str) -> bool {
 }
 
 /// The hook on the host side that sees a pod's direction.
-const fn hook(direction: Direction) -> TcAttachType {
+pub(super) const fn hook(direction: Direction) -> TcAttachType {
     match direction {
         Direction::Ingress => TcAttachType::Egress,
         Direction::Egress => TcAttachType::Ingress,
@@ -326,47 +370,6 @@ fn remove_pin(pin: &Path) -> Result<(), AttachError> {
     }
 }
 
-fn attach_clsact(
-    program: &mut SchedClassifier,
-    ifindex: u32,
-    direction: Direction,
-) -> Result<Attached, ProgramError> {
-    let parent = TcHandle::from(hook(direction));
-    let there = SchedClassifierLink::attached(ifindex, parent, PRIORITY, HANDLE, None)
-        .map_err(ProgramError::IOError)?;
-    let (id, attached) = match program.attach_to_link(there) {
-        Ok(id) => (id, Attached::Replaced),
-        Err(_) => {
-            // It may be there already; if it could not be made, the attachment says why.
-            let _ = tc::qdisc_add_clsact(ifindex);
-            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-            (program.attach(ifindex, TcAttach::Netlink { parent, options })?, Attached::New)
-        }
-    };
-    // Dropping the link would detach it.
-    std::mem::forget(program.take_link(id)?);
-    Ok(attached)
-}
-
-fn detach_clsact(ifindex: u32, direction: Direction) -> Result<(), ProgramError> {
-    let name = match direction {
-        Direction::Ingress => "sluice_ingress",
-        Direction::Egress => "sluice_egress",
-    };
-    match tc::qdisc_detach_program(ifindex, hook(direction).into(), name) {
-        Ok(()) => Ok(()),
-        // No filter of ours: as asked.
-        Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // No interface, or no qdisc on it: as asked.
-        Err(TcError::NetlinkError(error))
-            if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::EINVAL)) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 fn errno(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::SyscallError(SyscallError { io_error, .. }) => io_error.raw_os_error(),
@@ -376,6 +379,10 @@ fn errno(error: &ProgramError) -> Option<i32> {
 
 fn refused(ifindex: u32, direction: Direction) -> impl FnOnce(ProgramError) -> AttachError {
     move |error| AttachError::Kernel { ifindex, direction, error: Box::new(error) }
+}
+
+fn no_filter(ifindex: u32) -> impl FnOnce(ClsactError) -> AttachError {
+    move |error| AttachError::Clsact { ifindex, error: Box::new(error) }
 }
 
 fn bad_pin<E: std::error::Error + Send + Sync + 'static>(

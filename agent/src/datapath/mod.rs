@@ -4,6 +4,7 @@
 //! * [`maps`]: typed access to the tables; `apply`: the applier of ordered operations; `batch`: many
 //!   elements at once;
 //! * [`attach`]: the programs on the hooks of pods' interfaces;
+//! * [`clsact`]: the same below Linux 6.6;
 //! * `flows`: the flow table;
 //! * [`pins`]: the directory that keeps all of it in force while no agent runs;
 //! * [`enforcer`]: these together, as [`crate::reconcile`] needs them;
@@ -15,6 +16,7 @@
 mod apply;
 pub mod attach;
 mod batch;
+pub mod clsact;
 pub mod counters;
 pub mod enforcer;
 pub mod events;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `maps/` | the tables, made by [`super::load`] |
 //! | `maps-new/` | tables of another layout on their way in; see [`Pins::promote`] |
-//! | `links/` | a pinned link per interface and direction, named `<ifindex>-<direction>` |
+//! | `links/` | a pinned link per interface and direction, named `<ifindex>-<direction>`; see [`super::attach`] for clsact |
 //!
 //! One agent per directory: it holds a lock on the directory itself, which the kernel lets go when
 //! the agent ends, however it ends.
@@ -62,16 +62,20 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Makes the directory if it is missing, and takes its lock.
+    /// Makes the directory if it is missing, takes its lock, and ends a [`Self::promote`] that was cut
+    /// short.
     ///
     /// # Errors
     /// [`PinsError`]; [`PinsError::Held`] while another agent has it.
     pub fn hold(root: &Path) -> Result<Self, PinsError> {
         on_bpffs(root)?;
-        for directory in [root.to_path_buf(), links_of(root), maps_of(root)] {
-            fs::create_dir_all(&directory).map_err(failed(&directory))?;
-        }
-        Self::lock(root)
+        let make = |directory: &Path| fs::create_dir_all(directory).map_err(failed(directory));
+        make(root)?;
+        let held = Self::lock(root)?;
+        finish_promotion(root)?;
+        make(&links_of(root))?;
+        make(&maps_of(root))?;
+        Ok(held)
     }
 
     /// Takes the lock of a directory that is there.
@@ -110,22 +114,22 @@ impl Pins {
     /// # Errors
     /// [`PinsError::Io`].
     pub fn new_maps(&self) -> Result<PathBuf, PinsError> {
-        let path = self.root.join("maps-new");
+        let path = new_maps_of(&self.root);
         remove_dir(&path)?;
         fs::create_dir(&path).map_err(failed(&path))?;
         Ok(path)
     }
 
-    /// Puts [`Self::new_maps`] in the place of [`Self::maps`]. To be called when every link runs the
-    /// programs of the new tables. An agent that dies in between finds the old layout or no tables
-    /// pinned, and starts over; the links go on with what they had.
+    /// Puts [`Self::new_maps`] in the place of [`Self::maps`]. To be called when every link that does not
+    /// refuse runs the programs of the new tables. After an agent that dies in between, the next one goes
+    /// on with the new tables; with new ones again where some of the old are left. The links go on with
+    /// what they had.
     ///
     /// # Errors
     /// [`PinsError::Io`].
     pub fn promote(&self) -> Result<(), PinsError> {
-        let (new, maps) = (self.root.join("maps-new"), self.maps());
-        remove_dir(&maps)?;
-        fs::rename(&new, &maps).map_err(failed(&new))
+        remove_dir(&self.maps())?;
+        finish_promotion(&self.root)
     }
 
     /// Removes everything, the directory included: links first, so that nothing is left attached to
@@ -134,8 +138,8 @@ impl Pins {
     /// # Errors
     /// [`PinsError::Io`].
     pub fn remove(self) -> Result<(), PinsError> {
-        for name in ["links", "maps-new", "maps"] {
-            remove_dir(&self.root.join(name))?;
+        for directory in [links_of(&self.root), new_maps_of(&self.root), maps_of(&self.root)] {
+            remove_dir(&directory)?;
         }
         fs::remove_dir(&self.root).map_err(failed(&self.root))
     }
@@ -146,9 +150,27 @@ pub fn maps_of(root: &Path) -> PathBuf {
     root.join("maps")
 }
 
+/// Directory of tables on their way to [`maps_of`].
+fn new_maps_of(root: &Path) -> PathBuf {
+    root.join("maps-new")
+}
+
 /// Directory of the pinned links of an agent whose directory is `root`.
 pub fn links_of(root: &Path) -> PathBuf {
     root.join("links")
+}
+
+/// Gives the new tables the place of the old ones where those are gone. Where they are there, they count,
+/// and what was begun beside them is removed: it would hold memory for nobody.
+fn finish_promotion(root: &Path) -> Result<(), PinsError> {
+    let (new, maps) = (new_maps_of(root), maps_of(root));
+    if maps.exists() {
+        return remove_dir(&new);
+    }
+    match fs::rename(&new, &maps) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&new)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Fails unless the nearest directory that exists is on a BPF file system.
@@ -161,7 +183,7 @@ fn on_bpffs(root: &Path) -> Result<(), PinsError> {
     }
 }
 
-/// Removes a directory of pins (it has no subdirectories), if it is there.
+/// Removes a directory of pins, if it is there.
 fn remove_dir(path: &Path) -> Result<(), PinsError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
@@ -179,6 +201,26 @@ mod tests {
         let root = directory.path().join("sluice");
         assert!(matches!(Pins::hold(&root), Err(PinsError::NotBpffs(_))));
         assert!(!root.exists());
+    }
+
+    #[test]
+    fn tables_on_their_way_arrive_where_the_old_ones_are_gone_and_go_where_they_are_there() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let root = directory.path();
+        let make_new = || {
+            fs::create_dir(new_maps_of(root)).expect("made");
+            fs::write(new_maps_of(root).join("flows"), "new").expect("written");
+        };
+        finish_promotion(root).expect("there is nothing to do");
+        assert!(!maps_of(root).exists());
+        make_new();
+        finish_promotion(root).expect("moved");
+        assert_eq!(fs::read(maps_of(root).join("flows")).expect("moved"), b"new");
+        fs::write(maps_of(root).join("flows"), "old").expect("written");
+        make_new();
+        finish_promotion(root).expect("removed");
+        assert!(!new_maps_of(root).exists());
+        assert_eq!(fs::read(maps_of(root).join("flows")).expect("there"), b"old");
     }
 
     #[test]

@@ -11,15 +11,14 @@
 //! Noted on disk, so that a pod which starts while agents change is not left open in between.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sluice_policy::model::PodName;
 
-use crate::notes;
+use crate::draft;
 
 /// Name of the file in the state directory.
 const FILE: &str = "admitted.json";
@@ -130,19 +129,23 @@ impl Admitted {
     fn store(&self) {
         let Some(path) = &self.path else { return };
         let entries: Vec<&Entry> = self.pods.values().collect();
-        let written = notes::replace(path, |text| Ok(serde_json::to_writer(text, &entries)?));
+        let written = draft::replace(path, |file| {
+            let mut text = io::BufWriter::new(file);
+            serde_json::to_writer(&mut text, &entries)?;
+            text.flush()
+        });
         if let Err(error) = written {
             tracing::warn!(path = %path.display(), %error, "cannot note the addresses of new pods");
         }
     }
 }
 
-/// Removes the notes, and what was begun of them. Nothing to remove is fine.
+/// Removes the notes, and what a killed agent may have begun. Nothing to remove is fine.
 ///
 /// # Errors
 /// A file cannot be removed.
 pub fn remove(state_dir: &Path) -> io::Result<()> {
-    notes::remove(&state_dir.join(FILE)).map_err(|(_, error)| error)
+    draft::remove_both(&state_dir.join(FILE)).map_err(|(_, error)| error)
 }
 
 #[cfg(test)]
@@ -205,7 +208,13 @@ mod tests {
         assert!(next.addresses(&pod("b"), &[]).is_empty());
         fs::write(directory.path().join(FILE), "[{").expect("written");
         assert!(Admitted::load(directory.path()).addresses(&pod("a"), &[]).is_empty());
+        // An agent that was killed while it wrote leaves its draft.
+        fs::write(draft::of(&directory.path().join(FILE)), "[").expect("written");
+        next.forget(&pod("a"));
+        assert_eq!(fs::read(directory.path().join(FILE)).expect("read"), b"[]");
+        fs::write(draft::of(&directory.path().join(FILE)), "[").expect("written");
         remove(directory.path()).expect("removed");
+        assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 0);
         remove(directory.path()).expect("removing nothing is fine");
     }
 }

@@ -50,6 +50,60 @@ pub struct HostLink {
     pub peer_ifindex: IfIndex,
 }
 
+/// A filter of a qdisc.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// The program's name, or [`Self::kind`] where it is no program.
+    pub name: String,
+    /// Its kind; `bpf` for a program.
+    pub kind: String,
+    /// The program's number in the kernel.
+    pub program: Option<u32>,
+    /// Packets meet a lower priority first.
+    pub priority: u16,
+    /// Which packets it is for: an EtherType in the byte order of the wire.
+    pub protocol: u16,
+    /// Its handle among those of its priority.
+    pub handle: u32,
+    /// Packets begin with chain 0.
+    pub chain: u32,
+}
+
+impl Filter {
+    /// What the kernel says of a filter. A dump has an element per priority besides those per filter; it
+    /// has no options, and is none.
+    pub(crate) fn read(message: &TcMessage) -> Option<Self> {
+        let (mut kind, mut options, mut chain) = (None, None, 0);
+        for attribute in &message.attributes {
+            match attribute {
+                TcAttribute::Kind(value) => kind = Some(value.clone()),
+                TcAttribute::Options(value) => options = Some(value),
+                TcAttribute::Chain(value) => chain = *value,
+                _ => {}
+            }
+        }
+        let (mut name, mut program) = (None, None);
+        for option in options? {
+            match option {
+                TcOption::Bpf(TcFilterBpfOption::ProgName(value)) => name = Some(value.clone()),
+                TcOption::Bpf(TcFilterBpfOption::ProgId(value)) => program = Some(*value),
+                _ => {}
+            }
+        }
+        let kind = kind?;
+        let info = message.header.info;
+        Some(Self {
+            name: name.unwrap_or_else(|| kind.clone()),
+            kind,
+            program,
+            priority: (info >> 16) as u16,
+            protocol: info as u16,
+            handle: message.header.handle.into(),
+            chain,
+        })
+    }
+}
+
 /// A netlink connection, served by a task that ends with this value.
 #[derive(Debug)]
 pub struct Links {
@@ -206,28 +260,12 @@ impl Links {
                 Direction::Egress => request.ingress(),
             };
             let filters: Vec<TcMessage> = request.execute().try_collect().await.map_err(failed)?;
-            found.extend(filters.iter().filter_map(filter_name).map(|name| (direction, name)));
+            found.extend(
+                filters.iter().filter_map(Filter::read).map(|filter| (direction, filter.name)),
+            );
         }
         Ok(found.into_iter().collect())
     }
-}
-
-/// Name of a filter. A dump has an element per priority besides those per filter; it has no options.
-fn filter_name(message: &TcMessage) -> Option<String> {
-    let mut kind = None;
-    let mut options = None;
-    for attribute in &message.attributes {
-        match attribute {
-            TcAttribute::Kind(value) => kind = Some(value.clone()),
-            TcAttribute::Options(value) => options = Some(value),
-            _ => {}
-        }
-    }
-    let name = options?.iter().find_map(|option| match option {
-        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name.clone()),
-        _ => None,
-    });
-    name.or(kind)
 }
 
 /// Sends a message on `changed` whenever an interface of this namespace changes, until the receiver

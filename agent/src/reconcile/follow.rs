@@ -66,15 +66,13 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
-    /// Notes whose packets the programs follow now.
-    pub(super) fn note_followed(&mut self, wanted: &Wanted) {
+    /// Epochs of the incarnations whose packets the programs follow now.
+    pub(super) fn led(&self, wanted: &Wanted) -> BTreeSet<u32> {
         let is_led = |led: &[(u32, u32)]| {
             led.iter().all(|(ifindex, slot)| self.leading.get(ifindex) == Some(slot))
         };
         let led = wanted.iter().filter(|(_, interfaces)| is_led(interfaces));
         let endpoints = &self.compiler.world().endpoints;
-        let epochs = led.filter_map(|(pod, _)| Some(endpoints.get(pod)?.epoch));
-        let followed: BTreeSet<u32> = epochs.collect();
-        self.followed = followed;
+        led.filter_map(|(pod, _)| Some(endpoints.get(pod)?.epoch)).collect()
     }
 }

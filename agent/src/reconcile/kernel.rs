@@ -102,8 +102,8 @@ pub trait Kernel {
     /// As above.
     fn learn(&mut self, pods: &[Isolating], node: &BTreeSet<IpAddr>) -> anyhow::Result<u64>;
 
-    /// All that should be enforced is, with the present programs and tables: what was kept of a former
-    /// agent's for the meantime can go.
+    /// All that should be enforced and does not refuse is, with the present programs and tables: what was
+    /// kept of a former agent's for the meantime can go.
     ///
     /// # Errors
     /// As above.

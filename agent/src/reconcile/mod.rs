@@ -41,6 +41,7 @@ use self::kernel::Kernel;
 use self::place::Held;
 use self::site::Site;
 use crate::endpoint::admitted::Admitted;
+use crate::endpoint::learn::Isolating;
 use crate::endpoint::links::IfIndex;
 use crate::endpoint::slots::{CROWD_SLOT, Slots};
 use crate::endpoint::{Assignment, LocalPod, Scan, Unenforced};
@@ -89,6 +90,9 @@ pub struct Reconciler<K> {
     admitted: Admitted,
     /// Epochs of the incarnations whose packets the programs follow.
     followed: BTreeSet<u32>,
+    /// Epochs of those that are to be followed, whose connections were learned and whose interfaces
+    /// have refused since.
+    learned_early: BTreeSet<u32>,
     learned: u64,
 }
 
@@ -130,6 +134,7 @@ impl<K: Kernel> Reconciler<K> {
             objects: BTreeMap::new(),
             admitted,
             followed: BTreeSet::new(),
+            learned_early: BTreeSet::new(),
             learned: 0,
         };
         reconciler.take_up(gone);
@@ -189,12 +194,16 @@ impl<K: Kernel> Reconciler<K> {
             self.kernel.reset_counters(*slot)?;
         }
         let wanted = self.wanted();
-        let isolating = self.isolating(&wanted, &fresh)?;
-        self.learn(&isolating)?;
+        let mut isolating = self.isolating(&wanted, &fresh)?;
+        let is_new = |pod: &&Isolating| !self.learned_early.contains(&pod.epoch);
+        let new: Vec<Isolating> = isolating.iter().filter(is_new).cloned().collect();
+        self.learn(&new)?;
         self.write_tables()?;
         self.write_interfaces(&wanted)?;
+        let (followed, early) = (self.led(&wanted), isolating.iter().map(|pod| pod.epoch).collect());
+        isolating.retain(|pod| followed.contains(&pod.epoch));
         self.learn(&isolating)?;
-        self.note_followed(&wanted);
+        (self.followed, self.learned_early) = (followed, early);
         Ok(())
     }
 
@@ -206,6 +215,8 @@ impl<K: Kernel> Reconciler<K> {
     pub fn heal(&mut self) -> anyhow::Result<u64> {
         let before = self.corrections;
         self.touched.merge(self.compiler.reconsider());
+        // Which finds out whether the programs are there.
+        self.doubtful.extend(self.leading.keys());
         self.reconcile()?;
         self.mirror = None;
         let mut corrections = self.write_tables()?;
@@ -215,9 +226,12 @@ impl<K: Kernel> Reconciler<K> {
                 self.kernel.lead(ifindex, slot)?;
                 corrections += 1;
             }
-            corrections += u64::from(self.kernel.ensure_attached(ifindex)?);
         }
-        for &ifindex in led.keys().filter(|ifindex| !self.leading.contains_key(ifindex)) {
+        // One that refuses the programs is led all the same: former ones may be on it.
+        let wanted: BTreeSet<IfIndex> =
+            self.wanted().into_values().flatten().map(|(ifindex, _)| ifindex).collect();
+        let is_known = |ifindex| self.leading.contains_key(ifindex) || wanted.contains(ifindex);
+        for &ifindex in led.keys().filter(|ifindex| !is_known(ifindex)) {
             self.kernel.lead(ifindex, SLOT_NONE)?;
             corrections += 1;
         }
@@ -305,7 +319,7 @@ impl<K: Kernel> Reconciler<K> {
             stale.extend(self.kernel.left_behind()?);
             stale.extend(self.kernel.slots()?.into_keys());
         }
-        let (mut complete, mut all_led) = (true, true);
+        let mut all_led = true;
         for (pod, interfaces) in wanted {
             for (ifindex, slot) in interfaces {
                 stale.remove(ifindex);
@@ -327,7 +341,6 @@ impl<K: Kernel> Reconciler<K> {
                         self.doubtful.remove(ifindex);
                     }
                     Err(error) => {
-                        complete = false;
                         let reason = Unenforced::Attach(format!("{error:#}"));
                         self.refused.insert(pod.clone(), reason);
                     }
@@ -340,7 +353,8 @@ impl<K: Kernel> Reconciler<K> {
             self.leading.remove(&ifindex);
             self.doubtful.remove(&ifindex);
         }
-        if complete && !self.adopted {
+        // What an interface that refuses may still have of a former agent goes on without its pins.
+        if !self.adopted {
             self.kernel.settle()?;
             self.adopted = true;
             self.count_packets_tables()?;

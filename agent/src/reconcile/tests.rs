@@ -2,6 +2,7 @@ mod capacity;
 mod learning;
 mod notes;
 mod parting;
+mod refused;
 
 use std::net::IpAddr;
 
@@ -101,7 +102,8 @@ impl Kernel for Recorder {
         Ok(())
     }
 
-    fn ensure_attached(&mut self, _ifindex: IfIndex) -> anyhow::Result<bool> {
+    fn ensure_attached(&mut self, ifindex: IfIndex) -> anyhow::Result<bool> {
+        anyhow::ensure!(!self.refuses.contains(&ifindex), "no such device");
         Ok(false)
     }
 
@@ -271,23 +273,6 @@ fn a_slot_is_given_to_another_interface_only_after_the_old_one_is_led_nowhere() 
     setup.reconciler.change(vec![pod("c", 3)]);
     setup.reconciler.found(scan(&[(7, 2), (8, 3)]));
     assert!(setup.reconcile().contains(&Done::Lead(8, 1)));
-}
-
-#[test]
-fn an_interface_that_refuses_is_reported_and_tried_again_and_others_go_on() {
-    let kernel = Recorder { refuses: [5].into(), ..Recorder::default() };
-    let mut setup = Setup::new(kernel);
-    setup.reconciler.change(vec![pod("a", 1), pod("b", 2), policy()]);
-    setup.reconciler.found(scan(&[(5, 1), (6, 2)]));
-    let done = setup.reconcile();
-    assert!(done.contains(&Done::Attach(6)), "{done:?}");
-    assert!(!done.contains(&Done::Settle), "{done:?}");
-    assert_eq!(setup.reconciler.missing()[&name("a")], "no such device");
-    setup.reconciler.kernel.refuses.clear();
-    let done = setup.reconcile();
-    assert!(done.contains(&Done::Attach(5)), "{done:?}");
-    assert!(done.contains(&Done::Settle), "{done:?}");
-    assert!(setup.reconciler.missing().is_empty());
 }
 
 #[test]

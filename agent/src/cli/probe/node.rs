@@ -54,13 +54,22 @@ pub(super) fn networks(places: &NetworksArguments) -> anyhow::Result<BTreeMap<St
     let mut found = BTreeMap::new();
     for name in names_in(&places.cni_conf_dir)? {
         let path = places.cni_conf_dir.join(&name);
-        let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
         let metadata = fs::metadata(&path).with_context(|| path.display().to_string())?;
+        // Runtimes read no directories.
+        if metadata.is_dir() {
+            continue;
+        }
+        let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let (mode, uid, gid) = (metadata.mode(), metadata.uid(), metadata.gid());
         found.insert(name, Network { text, mode, uid, gid });
     }
     Ok(found)
+}
+
+/// True for what the CNI plugin's installation has made or changed.
+fn is_ours(name: &str, network: &Network) -> bool {
+    name.contains("sluice") || network.text.contains("sluice")
 }
 
 /// Everything of sluice that this node still has, in words.
@@ -71,11 +80,11 @@ pub(super) fn remains(places: &RemainsArguments) -> anyhow::Result<Vec<String>> 
             found.push(format!("{what}: {}", directory.join(name).display()));
         }
     }
-    for name in names_in(&places.cni_bin_dir)?.iter().filter(|name| name.starts_with("sluice")) {
+    for name in names_in(&places.cni_bin_dir)?.iter().filter(|name| name.contains("sluice")) {
         found.push(format!("CNI plugin: {}", places.cni_bin_dir.join(name).display()));
     }
     for (name, network) in networks(&places.networks)? {
-        if name.contains("sluice") || network.text.contains("sluice") {
+        if is_ours(&name, &network) {
             let path = places.networks.cni_conf_dir.join(name);
             found.push(format!("CNI configuration: {}", path.display()));
         }
@@ -122,4 +131,29 @@ fn names_in(directory: &Path) -> anyhow::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_ours_among_network_configurations_is_found_and_directories_are_passed_over() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(directory.path().join("multus.d")).expect("made");
+        for (name, text) in [
+            ("10-a.conf", "{}"),
+            ("10-a.conf.sluice-saved", "{}"),
+            (".20-b.conflist.sluice-new", ""),
+            ("20-b.conflist", "{\"plugins\":[{\"type\":\"sluice-cni\"}]}"),
+        ] {
+            fs::write(directory.path().join(name), text).expect("written");
+        }
+        let places = NetworksArguments { cni_conf_dir: directory.path().into() };
+        let found = networks(&places).expect("listed");
+        assert_eq!(found.len(), 4, "{found:?}");
+        let ours = found.iter().filter(|(name, network)| is_ours(name, network));
+        let ours: Vec<&str> = ours.map(|(name, _)| name.as_str()).collect();
+        assert_eq!(ours, [".20-b.conflist.sluice-new", "10-a.conf.sluice-saved", "20-b.conflist"]);
+    }
 }

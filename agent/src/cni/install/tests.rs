@@ -84,6 +84,30 @@ fn a_configuration_of_one_plugin_becomes_a_list_and_comes_back() {
 }
 
 #[test]
+fn a_configuration_that_its_owner_writes_again_stays_and_the_list_goes() {
+    let setup = Setup::new(&[("10-a.conf", SINGLE)]);
+    setup.add().expect("added");
+    let again = SINGLE.replace("ptp", "bridge");
+    setup.write("10-a.conf", &again);
+    assert_eq!(setup.remove(), ["10-a.conflist"]);
+    assert_eq!(setup.content(), [("10-a.conf".to_owned(), again)].into());
+}
+
+#[test]
+fn drafts_of_killed_processes_go() {
+    let setup = Setup::new(&[("10-a.conflist", LIST)]);
+    setup.write("20-b.conf", SINGLE);
+    let before = setup.content();
+    setup.add().expect("added");
+    setup.write(".10-a.conflist.sluice-new", "{");
+    setup.write(".20-b.conflist.sluice-new", "{");
+    setup.write(".sluice-cni.sluice-new", "half a program");
+    setup.remove();
+    remove_binary(setup.0.path()).expect("removed");
+    assert_eq!(setup.content(), before);
+}
+
+#[test]
 fn a_list_that_others_have_changed_since_stays_a_list() {
     let setup = Setup::new(&[("10-a.conf", SINGLE)]);
     setup.add().expect("added");

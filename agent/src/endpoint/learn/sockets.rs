@@ -11,10 +11,9 @@ use netlink_packet_sock_diag::constants::{
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
 };
-use netlink_sys::{Socket as Netlink, SocketAddr as NetlinkAddr};
-use rtnetlink::packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
+
+use crate::netlink::Netlink;
 
 /// `NETLINK_SOCK_DIAG` of `linux/netlink.h`.
 const SOCK_DIAG: isize = libc::NETLINK_SOCK_DIAG as isize;
@@ -77,9 +76,7 @@ pub struct Socket {
 /// # Errors
 /// The kernel does not answer, or has no sock_diag for the protocol.
 pub fn list() -> io::Result<Vec<Socket>> {
-    let mut netlink = Netlink::new(SOCK_DIAG)?;
-    netlink.bind_auto()?;
-    netlink.connect(&NetlinkAddr::new(0, 0))?;
+    let netlink = Netlink::open(SOCK_DIAG)?;
     let mut sockets = Vec::new();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         for family in [AF_INET, AF_INET6] {
@@ -98,27 +95,11 @@ fn dump(
     is_bound: bool,
     sockets: &mut Vec<Socket>,
 ) -> io::Result<()> {
-    netlink.send(&request(protocol, family, is_bound), 0)?;
-    loop {
-        let (datagram, _) = netlink.recv_from_full()?;
-        let mut rest = datagram.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-            let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
-            match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    sockets.extend(read(protocol, &response, is_bound));
-                }
-                NetlinkPayload::Done(done) if done.code == 0 => return Ok(()),
-                NetlinkPayload::Done(done) => return Err(io::Error::from_raw_os_error(-done.code)),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                _ => {}
-            }
-            // Messages begin at multiples of four bytes (`NLMSG_ALIGN`).
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    netlink.ask(&request(protocol, family, is_bound), |answer| {
+        if let SockDiagMessage::InetResponse(response) = answer {
+            sockets.extend(read(protocol, &response, is_bound));
         }
-    }
+    })
 }
 
 /// A dump of the sockets of one kind, with a filter that only the kernel can apply: no attribute of its
