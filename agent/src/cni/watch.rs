@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn nothing_names_a_plugin_that_is_not_there() {
-        const LIST: &str = r#"{"name":"n","plugins":[{"type":"ptp"}]}"#;
+        const LIST: &str = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"ptp"}]}"#;
         const ENTRY: &str = r#"{"type":"sluice-cni"}"#;
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("10-n.conflist");
