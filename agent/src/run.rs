@@ -5,6 +5,8 @@ pub mod admit;
 mod look;
 mod observe;
 mod signals;
+#[cfg(test)]
+mod tests;
 mod warnings;
 
 use std::collections::{BTreeMap, BTreeSet};
