@@ -2,6 +2,7 @@
 //! reconciliation.
 
 pub mod admit;
+mod lacking;
 mod look;
 mod observe;
 mod signals;
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use self::admit::Admitting;
+use self::lacking::Lacking;
 use self::look::{LinkNews, LinkWatch};
 use self::observe::Starts;
 pub use self::signals::until_stopped;
@@ -102,6 +104,7 @@ pub struct Agent<K> {
     /// UIDs of this node's pods; none: the source knows no such thing.
     uids: Option<BTreeMap<PodName, String>>,
     next_token: u64,
+    lacking: Lacking,
     logged: BTreeMap<String, (EnforcementState, Option<String>)>,
 }
 
@@ -157,6 +160,7 @@ impl<K: Kernel> Agent<K> {
             admitting: Vec::new(),
             uids: None,
             next_token: 0,
+            lacking: Lacking::default(),
             logged: BTreeMap::new(),
         }
     }
@@ -344,6 +348,7 @@ impl<K: Kernel> Agent<K> {
         let mut now = BTreeMap::new();
         let endpoints = self.known_endpoints();
         self.note_starts(&endpoints);
+        self.lacking.note(self.reconciler.lacking().into_keys().collect());
         for endpoint in endpoints {
             now.insert(endpoint.pod, (endpoint.state, endpoint.reason));
         }

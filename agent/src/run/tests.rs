@@ -6,7 +6,8 @@ use tokio::sync::watch;
 use super::*;
 use crate::endpoint::admitted::Attachment;
 use crate::endpoint::slots::Slots;
-use crate::reconcile::tests::{Recorder, pod, scan};
+use crate::metrics::Readiness;
+use crate::reconcile::tests::{Recorder, name, pod, policy, scan};
 use crate::run::admit::Admission;
 
 struct Setup {
@@ -53,6 +54,12 @@ impl Setup {
         self.take(Event::Watch(WatchStatus { kind, connected, synced: true, error }));
     }
 
+    fn readiness(&mut self) -> Readiness {
+        let (reply, mut answer) = oneshot::channel();
+        self.agent.inform(crate::metrics::Inquiry::Readiness { reply });
+        answer.try_recv().expect("answered")
+    }
+
     /// What the plugin is told of the pod `x/a` at once.
     async fn admit(&mut self) -> Response {
         let attachment =
@@ -88,4 +95,36 @@ async fn no_new_pod_starts_while_pods_are_watched_and_policies_are_not() {
     setup.watch("Pod", None);
     setup.watch("NetworkPolicy", None);
     assert_eq!(setup.admit().await, may_start);
+}
+
+#[tokio::test]
+async fn a_pod_that_no_policy_isolates_keeps_no_agent_from_being_ready() {
+    let mut setup = Setup::new(vec![pod("a", 1)]);
+    setup.find(&[]);
+    assert_eq!(setup.readiness(), Readiness::default());
+    setup.take(Event::Changes(vec![policy()]));
+    let reason = "x/a: no network namespace under --netns-dir has any of its addresses";
+    assert_eq!(setup.readiness().missing, [reason]);
+    setup.find(&[(5, 1)]);
+    assert_eq!(setup.readiness(), Readiness::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_cannot_be_enforced_holds_up_readiness_for_a_minute_and_is_noted_then() {
+    let mut setup = Setup::new(vec![pod("a", 1), policy()]);
+    setup.find(&[]);
+    tokio::time::advance(lacking::HOLD - Duration::from_millis(1)).await;
+    // Looked for again and again.
+    setup.find(&[]);
+    assert_eq!(setup.readiness().missing.len(), 1);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let Readiness { missing, notes } = setup.readiness();
+    assert_eq!(missing, Vec::<String>::new());
+    assert!(notes[0].starts_with("x/a: not enforced for more than 60 s: no network"), "{notes:?}");
+    assert_eq!(setup.agent.reconciler.endpoint(&name("a")).state, EnforcementState::NotEnforced);
+    // Another time it is given as long.
+    setup.find(&[(5, 1)]);
+    assert_eq!(setup.readiness(), Readiness::default());
+    setup.take(Event::Changes(vec![pod("b", 2)]));
+    assert_eq!(setup.readiness().missing.len(), 1);
 }
