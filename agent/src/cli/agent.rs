@@ -254,11 +254,10 @@ impl Origin {
 const METRICS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves metrics and health where that is asked for, and returns the loop's end.
-async fn serve_metrics(args: &AgentArguments) -> anyhow::Result<Inquiries> {
+fn serve_metrics(args: &AgentArguments) -> anyhow::Result<Inquiries> {
     let (asker, inquiries) = metrics::inquiries(METRICS_PATIENCE);
     if let Some(address) = args.metrics_listen {
         let listener = metrics::http::listen(address)
-            .await
             .with_context(|| format!("cannot listen on {address} (--metrics-listen)"))?;
         let address = listener.local_addr().context("cannot tell where metrics are served")?;
         tracing::info!(%address, "serving /metrics, /livez and /readyz");
@@ -334,7 +333,7 @@ async fn enforce(args: &AgentArguments, node: &str, origin: Origin) -> anyhow::R
     control::serve(&args.state_dir, sender).with_context(|| {
         format!("cannot listen on {}", control::socket_path(&args.state_dir).display())
     })?;
-    let inquiries = serve_metrics(args).await?;
+    let inquiries = serve_metrics(args)?;
     let reconciler =
         Reconciler::new(enforcer, node.to_owned(), args.state_dir.clone(), notes, slots)
             .with_site(site(args));
