@@ -26,6 +26,7 @@ use self::look::{LinkNews, LinkWatch};
 use self::observe::Starts;
 pub use self::signals::until_stopped;
 use self::signals::{Signals, Wish};
+use crate::cni;
 use crate::control::{Pending, Request, Response};
 use crate::endpoint::links::Links;
 use crate::memory;
@@ -105,6 +106,8 @@ pub struct Agent<K> {
     uids: Option<BTreeMap<PodName, String>>,
     next_token: u64,
     lacking: Lacking,
+    /// Why the CNI plugin is not in the node's network configuration, where it should be.
+    cni_trouble: Option<cni::watch::Trouble>,
     logged: BTreeMap<String, (EnforcementState, Option<String>)>,
 }
 
@@ -161,8 +164,15 @@ impl<K: Kernel> Agent<K> {
             uids: None,
             next_token: 0,
             lacking: Lacking::default(),
+            cni_trouble: None,
             logged: BTreeMap::new(),
         }
+    }
+
+    /// Has it tell why the CNI plugin is not in the network configuration that it is kept in.
+    #[must_use]
+    pub fn with_cni(self, cni_trouble: Option<cni::watch::Trouble>) -> Self {
+        Self { cni_trouble, ..self }
     }
 
     /// Runs until SIGTERM or SIGINT. What is enforced stays enforced.

@@ -337,14 +337,15 @@ async fn enforce(args: &AgentArguments, node: &str, origin: Origin) -> anyhow::R
     let reconciler =
         Reconciler::new(enforcer, node.to_owned(), args.state_dir.clone(), notes, slots)
             .with_site(site(args));
-    if let Some(directory) = &args.cni_conf_dir {
+    let cni_trouble = args.cni_conf_dir.as_ref().map(|directory| {
         let (configurations, plugins) = (directory.clone(), args.cni_bin_dir.clone());
         let directories = cni::watch::Directories { configurations, plugins };
-        cni::watch::start(directories, args.cni_entry.entry());
-    }
+        cni::watch::start(directories, args.cni_entry.entry())
+    });
     let source = origin.start(node)?;
     tracing::info!(node, source = source.name, "enforcing");
     Agent::new(reconciler, source, links, args.netns_dirs.clone(), node.to_owned())
+        .with_cni(cni_trouble)
         .run(requests, inquiries)
         .await
 }

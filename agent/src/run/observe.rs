@@ -116,11 +116,13 @@ impl<K: Kernel> Agent<K> {
         Readiness { missing, notes }
     }
 
-    /// What is wrong with objects, and what is closed for it: nothing that the agent could mend.
+    /// What is wrong with objects and what is closed for it, and with the node's network configuration:
+    /// nothing that the agent could mend.
     pub(super) fn faults_of_objects(&self) -> Vec<String> {
         let mut faults = self.faults.clone();
         let mixed = self.reconciler.mixed_services().into_iter();
         faults.extend(mixed.map(|(pod, why)| format!("{pod}: {why}")));
+        faults.extend(self.cni_trouble.as_ref().and_then(|trouble| trouble.borrow().clone()));
         faults
     }
 
