@@ -287,7 +287,10 @@ fn hold_network() -> anyhow::Result<Option<UnixListener>> {
     match lock::hold_network() {
         Ok(held) => {
             if held.is_none() {
-                tracing::warn!("a process that is not root's pretends to be an agent; going on");
+                tracing::warn!(
+                    "a process that is not root's, or does not answer, is in the place of another \
+                     agent; going on"
+                );
             }
             Ok(held)
         }
