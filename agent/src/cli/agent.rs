@@ -16,6 +16,8 @@ use nix::fcntl::Flock;
 use sluice_policy::model::PodName;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::cni::{DEFAULT_BIN_DIR, EntryArguments};
 use super::lifetimes::LifetimeArgs;
@@ -199,7 +201,7 @@ impl FromStr for PodArg {
 /// # Errors
 /// This machine cannot do it (exit status 3), and why. What was enforced stays enforced.
 pub fn run(args: &AgentArguments) -> Result<(), Failure> {
-    log_to_stderr(args.log_format);
+    log_to_stderr(args.log_format)?;
     need_root("the agent")?;
     memory::be_lean();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -432,9 +434,24 @@ fn uninstall(bpffs: &Path, state_dir: &Path) -> anyhow::Result<()> {
 /// What kube-rs warns of is logged here once, as a fault, and not at every attempt.
 const DEFAULT_LOG: &str = "info,kube_runtime=error,kube_client=off";
 
-fn log_to_stderr(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(DEFAULT_LOG));
+/// What is logged: `text`, or where that is empty [`DEFAULT_LOG`].
+fn log_filter(text: &str) -> Result<EnvFilter, Failure> {
+    let text = if text.is_empty() { DEFAULT_LOG } else { text };
+    let wrong = |error: String| {
+        Failure::usage(format!("SLUICE_LOG={text}: {error}; give a level, such as info or debug"))
+    };
+    // A word alone that is no level would be taken for the name of a module, and nothing else be logged.
+    let mut words = text.split(',').filter(|word| !word.contains(['=', '[', ']', '}']));
+    if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(wrong(format!("{word} is no level")));
+    }
+    EnvFilter::try_new(text).map_err(|error| wrong(error.to_string()))
+}
+
+/// # Errors
+/// `SLUICE_LOG` says nothing that can be understood.
+fn log_to_stderr(format: LogFormat) -> Result<(), Failure> {
+    let filter = log_filter(&std::env::var("SLUICE_LOG").unwrap_or_default())?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -443,5 +460,22 @@ fn log_to_stderr(format: LogFormat) {
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_of_the_log_that_cannot_be_understood_is_bad_usage() {
+        for text in ["", "debug", "info,kube_runtime=off", "off,sluice=trace"] {
+            assert!(log_filter(text).is_ok(), "{text}");
+        }
+        for text in ["verbose", "info,debg", "info,sluice=loud", "sluice=debug=info"] {
+            let Err(Failure::Usage(reason)) = log_filter(text) else { panic!("{text} is taken") };
+            assert!(reason.starts_with(&format!("SLUICE_LOG={text}: ")), "{reason}");
+        }
     }
 }
