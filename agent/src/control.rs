@@ -21,8 +21,8 @@ use crate::status::{EnforcementState, Status};
 /// Name of the socket in the state directory.
 const SOCKET: &str = "agent.sock";
 
-/// Longest request line in bytes.
-const REQUEST_MAX: u64 = 64 * 1024;
+/// Longest request line in bytes: a [`Request::Retain`] takes 67 for each container.
+const REQUEST_MAX: u64 = 4 << 20;
 
 /// What can be asked of an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,13 +140,19 @@ async fn converse(stream: tokio::net::UnixStream, requests: mpsc::Sender<Pending
             Ok(n) if n > 0 => {}
             _ => return,
         }
+        // What comes behind is the rest of it, and no request.
+        let is_cut = line.len() as u64 == REQUEST_MAX && !line.ends_with('\n');
         let response = match serde_json::from_str(&line) {
+            _ if is_cut => {
+                let message = format!("a request has at most {REQUEST_MAX} bytes");
+                Response::Error { message }
+            }
             Ok(request) => ask_loop(request, &requests).await,
             Err(error) => Response::Error { message: format!("not a request: {error}") },
         };
         let mut text = encode(&response);
         text.push('\n');
-        if writer.write_all(text.as_bytes()).await.is_err() {
+        if writer.write_all(text.as_bytes()).await.is_err() || is_cut {
             return;
         }
     }
@@ -258,6 +264,32 @@ mod tests {
         assert!(first.starts_with(r#"{"answer":"error""#), "{first}");
         let second = lines.next_line().await.expect("read").expect("a line");
         assert_eq!(second, r#"{"answer":"healed","corrections":7}"#);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_of_many_containers_is_one_request_and_what_is_longer_is_refused_as_such() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (sender, mut requests) = mpsc::channel::<Pending>(1);
+        serve(directory.path(), sender).expect("listens");
+        let path = directory.path().to_path_buf();
+        let containers: BTreeSet<String> = (0..5000).map(|n| format!("{n:064x}")).collect();
+        let request = Request::Retain { containers };
+        let sent = request.clone();
+        let patience = Duration::from_secs(60);
+        let asking = tokio::task::spawn_blocking(move || ask(&path, sent, patience));
+        let pending = requests.recv().await.expect("a request");
+        assert_eq!(pending.request, request);
+        pending.reply.send(Response::Withdrawn).expect("someone waits");
+        let answer = asking.await.expect("asked").expect("answered");
+        assert_eq!(answer, Response::Withdrawn);
+
+        let socket = socket_path(directory.path());
+        let mut stream = tokio::net::UnixStream::connect(socket).await.expect("connects");
+        stream.write_all(&vec![b' '; REQUEST_MAX as usize]).await.expect("sent");
+        let mut lines = tokio::io::BufReader::new(stream).lines();
+        let said = lines.next_line().await.expect("read").expect("a line");
+        assert!(said.contains("a request has at most 4194304 bytes"), "{said}");
+        assert_eq!(lines.next_line().await.expect("read"), None, "it is the last");
     }
 
     #[test]

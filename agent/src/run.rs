@@ -2,9 +2,12 @@
 //! reconciliation.
 
 pub mod admit;
+mod lacking;
 mod look;
 mod observe;
 mod signals;
+#[cfg(test)]
+mod tests;
 mod warnings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,10 +21,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use self::admit::Admitting;
+use self::lacking::Lacking;
 use self::look::{LinkNews, LinkWatch};
 use self::observe::Starts;
 pub use self::signals::until_stopped;
 use self::signals::{Signals, Wish};
+use crate::cni;
 use crate::control::{Pending, Request, Response};
 use crate::endpoint::links::Links;
 use crate::memory;
@@ -100,6 +105,9 @@ pub struct Agent<K> {
     /// UIDs of this node's pods; none: the source knows no such thing.
     uids: Option<BTreeMap<PodName, String>>,
     next_token: u64,
+    lacking: Lacking,
+    /// Why the CNI plugin is not in the node's network configuration, where it should be.
+    cni_trouble: Option<cni::watch::Trouble>,
     logged: BTreeMap<String, (EnforcementState, Option<String>)>,
 }
 
@@ -155,8 +163,16 @@ impl<K: Kernel> Agent<K> {
             admitting: Vec::new(),
             uids: None,
             next_token: 0,
+            lacking: Lacking::default(),
+            cni_trouble: None,
             logged: BTreeMap::new(),
         }
+    }
+
+    /// Has it tell why the CNI plugin is not in the network configuration that it is kept in.
+    #[must_use]
+    pub fn with_cni(self, cni_trouble: Option<cni::watch::Trouble>) -> Self {
+        Self { cni_trouble, ..self }
     }
 
     /// Runs until SIGTERM or SIGINT. What is enforced stays enforced.
@@ -342,6 +358,7 @@ impl<K: Kernel> Agent<K> {
         let mut now = BTreeMap::new();
         let endpoints = self.known_endpoints();
         self.note_starts(&endpoints);
+        self.lacking.note(self.reconciler.lacking().into_keys().collect());
         for endpoint in endpoints {
             now.insert(endpoint.pod, (endpoint.state, endpoint.reason));
         }

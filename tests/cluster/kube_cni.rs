@@ -42,7 +42,10 @@ fn a_pod_is_not_taken_for_another_of_its_name_nor_a_static_one_for_its_mirror() 
 
     server.delete("Pod", "x/late");
     // The kubelet knows it from a file, and makes an object for others to see.
-    let mirror = make(json!({"kubernetes.io/config.hash": "of-the-file"}));
+    let mirror = make(json!({
+        "kubernetes.io/config.hash": "of-the-file",
+        "kubernetes.io/config.mirror": "of-the-file",
+    }));
     assert!(add("of-the-file", 30).ok);
     let (_, details) = add(&mirror, 1).error();
     assert!(details.contains(&mirror), "{details}");

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -261,6 +261,24 @@ fn an_agent_is_alive_at_once_and_ready_when_everything_is_enforced() {
     node.unwrite("server.yaml");
     node.sync();
     assert_eq!(agent(&node, "/readyz").status, 200);
+}
+
+#[test]
+fn every_address_is_of_both_families_whatever_the_node_says_of_new_sockets() {
+    let mut node = Node::new(BINARY);
+    node.add_bare_pod("server");
+    node.exec("server", "sysctl -qw net.ipv6.bindv6only=1");
+    node.inside("server", || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let _entered = runtime.as_ref().expect("a runtime").enter();
+        let any = "[::]:0".parse().expect("an address");
+        let listener = sluice::metrics::http::listen(any).expect("listens");
+        let port = listener.local_addr().expect("an address").port();
+        for address in ["127.0.0.1", "::1"] {
+            let connected = TcpStream::connect((address, port));
+            connected.unwrap_or_else(|error| panic!("{address}: {error}"));
+        }
+    });
 }
 
 /// Waits until `/readyz` says something.

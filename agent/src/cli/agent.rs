@@ -16,6 +16,8 @@ use nix::fcntl::Flock;
 use sluice_policy::model::PodName;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::cni::{DEFAULT_BIN_DIR, EntryArguments};
 use super::lifetimes::LifetimeArgs;
@@ -199,7 +201,7 @@ impl FromStr for PodArg {
 /// # Errors
 /// This machine cannot do it (exit status 3), and why. What was enforced stays enforced.
 pub fn run(args: &AgentArguments) -> Result<(), Failure> {
-    log_to_stderr(args.log_format);
+    log_to_stderr(args.log_format)?;
     need_root("the agent")?;
     memory::be_lean();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -254,11 +256,10 @@ impl Origin {
 const METRICS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves metrics and health where that is asked for, and returns the loop's end.
-async fn serve_metrics(args: &AgentArguments) -> anyhow::Result<Inquiries> {
+fn serve_metrics(args: &AgentArguments) -> anyhow::Result<Inquiries> {
     let (asker, inquiries) = metrics::inquiries(METRICS_PATIENCE);
     if let Some(address) = args.metrics_listen {
         let listener = metrics::http::listen(address)
-            .await
             .with_context(|| format!("cannot listen on {address} (--metrics-listen)"))?;
         let address = listener.local_addr().context("cannot tell where metrics are served")?;
         tracing::info!(%address, "serving /metrics, /livez and /readyz");
@@ -288,7 +289,10 @@ fn hold_network() -> anyhow::Result<Option<UnixListener>> {
     match lock::hold_network() {
         Ok(held) => {
             if held.is_none() {
-                tracing::warn!("a process that is not root's pretends to be an agent; going on");
+                tracing::warn!(
+                    "a process that is not root's, or does not answer, is in the place of another \
+                     agent; going on"
+                );
             }
             Ok(held)
         }
@@ -334,18 +338,19 @@ async fn enforce(args: &AgentArguments, node: &str, origin: Origin) -> anyhow::R
     control::serve(&args.state_dir, sender).with_context(|| {
         format!("cannot listen on {}", control::socket_path(&args.state_dir).display())
     })?;
-    let inquiries = serve_metrics(args).await?;
+    let inquiries = serve_metrics(args)?;
     let reconciler =
         Reconciler::new(enforcer, node.to_owned(), args.state_dir.clone(), notes, slots)
             .with_site(site(args));
-    if let Some(directory) = &args.cni_conf_dir {
+    let cni_trouble = args.cni_conf_dir.as_ref().map(|directory| {
         let (configurations, plugins) = (directory.clone(), args.cni_bin_dir.clone());
         let directories = cni::watch::Directories { configurations, plugins };
-        cni::watch::start(directories, args.cni_entry.entry());
-    }
+        cni::watch::start(directories, args.cni_entry.entry())
+    });
     let source = origin.start(node)?;
     tracing::info!(node, source = source.name, "enforcing");
     Agent::new(reconciler, source, links, args.netns_dirs.clone(), node.to_owned())
+        .with_cni(cni_trouble)
         .run(requests, inquiries)
         .await
 }
@@ -435,9 +440,24 @@ fn uninstall(bpffs: &Path, state_dir: &Path) -> anyhow::Result<()> {
 /// What kube-rs warns of is logged here once, as a fault, and not at every attempt.
 const DEFAULT_LOG: &str = "info,kube_runtime=error,kube_client=off";
 
-fn log_to_stderr(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(DEFAULT_LOG));
+/// What is logged: `text`, or where that is empty [`DEFAULT_LOG`].
+fn log_filter(text: &str) -> Result<EnvFilter, Failure> {
+    let text = if text.is_empty() { DEFAULT_LOG } else { text };
+    let wrong = |error: String| {
+        Failure::usage(format!("SLUICE_LOG={text}: {error}; give a level, such as info or debug"))
+    };
+    // A word alone that is no level would be taken for the name of a module, and nothing else be logged.
+    let mut words = text.split(',').filter(|word| !word.contains(['=', '[', ']', '}']));
+    if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(wrong(format!("{word} is no level")));
+    }
+    EnvFilter::try_new(text).map_err(|error| wrong(error.to_string()))
+}
+
+/// # Errors
+/// `SLUICE_LOG` says nothing that can be understood.
+fn log_to_stderr(format: LogFormat) -> Result<(), Failure> {
+    let filter = log_filter(&std::env::var("SLUICE_LOG").unwrap_or_default())?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -446,5 +466,22 @@ fn log_to_stderr(format: LogFormat) {
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_of_the_log_that_cannot_be_understood_is_bad_usage() {
+        for text in ["", "debug", "info,kube_runtime=off", "off,sluice=trace"] {
+            assert!(log_filter(text).is_ok(), "{text}");
+        }
+        for text in ["verbose", "info,debg", "info,sluice=loud", "sluice=debug=info"] {
+            let Err(Failure::Usage(reason)) = log_filter(text) else { panic!("{text} is taken") };
+            assert!(reason.starts_with(&format!("SLUICE_LOG={text}: ")), "{reason}");
+        }
     }
 }

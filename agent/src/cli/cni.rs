@@ -31,7 +31,7 @@ pub struct CniArguments {
 
 #[derive(Debug, Subcommand)]
 enum CniCommand {
-    /// Copy the plugin, and add its entry to the network configuration
+    /// Copy the plugin, and add its entry to the network configuration, if that is one it can be in
     Install(InstallArguments),
     /// Remove the entry, and then the plugin
     Uninstall(Directories),
@@ -88,7 +88,7 @@ impl EntryArguments {
 /// Installs or removes.
 ///
 /// # Errors
-/// [`Failure::Usage`] for a network configuration that is not valid, which is left alone;
+/// [`Failure::Usage`] for a network configuration that the entry cannot be taken out of;
 /// [`Failure::Cannot`] where a file cannot be written.
 pub fn run(arguments: &CniArguments) -> Result<(), Failure> {
     match &arguments.command {
@@ -102,9 +102,17 @@ fn install(arguments: &InstallArguments) -> Result<(), Failure> {
     // The configuration names the plugin: it must be there first.
     let plugin = install::binary(cni_bin_dir).map_err(failure)?;
     let entry = arguments.entry.entry();
-    let outcome = install::add(cni_conf_dir, &entry, Present::IsReplaced).map_err(failure)?;
+    let outcome = install::add(cni_conf_dir, &entry, Present::IsReplaced);
     let plugin = plugin.display();
-    let text = match outcome {
+    // Without the entry, pods start as they did before. The agent, which starts behind this, must not be
+    // kept from enforcing for it; where it is to keep the entry, it goes on trying and says why not.
+    if let Err(error @ (InstallError::Configuration { .. } | InstallError::Ambiguous { .. })) =
+        &outcome
+    {
+        eprintln!("sluice: warning: {error}");
+        return print(&format!("{plugin} is in place, and no network configuration names it\n"));
+    }
+    let text = match outcome.map_err(failure)? {
         Outcome::Written(path) => format!("{plugin} is in place and named in {}\n", path.display()),
         Outcome::Unchanged(path) => {
             format!("{plugin} is in place and was named in {}\n", path.display())

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::NAME;
+use super::spec::VERSIONS;
 
 /// Why a text is not edited.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,14 @@ pub enum ConflistError {
     /// Nothing would be left.
     #[error("plugins: it holds no other plugin than {NAME}")]
     NothingElse,
+    /// A runtime could ask our plugin in a version that it does not speak: no pod would start.
+    #[error("{field}: {version}, where {NAME} speaks {}", VERSIONS.join(", "))]
+    Version {
+        /// Where it is.
+        field: &'static str,
+        /// What is there, or that nothing is.
+        version: String,
+    },
 }
 
 /// What is done with an entry of ours that is there already, and says something else.
@@ -46,6 +55,10 @@ pub fn entry(state_dir: &Path, timeout_seconds: u64) -> String {
 struct List<'a> {
     #[serde(rename = "name")]
     _name: String,
+    #[serde(rename = "cniVersion")]
+    version: Option<String>,
+    #[serde(rename = "cniVersions", default)]
+    versions: Vec<String>,
     #[serde(borrow)]
     plugins: Vec<&'a RawValue>,
 }
@@ -60,12 +73,30 @@ struct Plugin<'a> {
 /// A configuration of one plugin, of which a list takes over these fields.
 #[derive(Deserialize)]
 struct Single<'a> {
-    #[serde(rename = "cniVersion", borrow)]
-    version: Option<&'a RawValue>,
+    #[serde(rename = "cniVersion")]
+    version: Option<String>,
     #[serde(borrow)]
     name: &'a RawValue,
     #[serde(rename = "type")]
     _kind: String,
+}
+
+/// # Errors
+/// A configuration of this `cniVersion` and these `cniVersions` may have a runtime speak a version that
+/// our plugin does not. Which of `cniVersions` it takes depends on the runtime, and one that is older than
+/// that field takes `cniVersion`.
+fn check_versions(version: Option<&str>, versions: &[String]) -> Result<(), ConflistError> {
+    // Runtimes take none for 0.1.0.
+    let named = ("cniVersion", version.unwrap_or_default());
+    let further = versions.iter().map(|version| ("cniVersions", version.as_str()));
+    let mut all = std::iter::once(named).chain(further);
+    match all.find(|(_, version)| !VERSIONS.contains(version)) {
+        None => Ok(()),
+        Some((field, "")) => Err(ConflistError::Version { field, version: "none".into() }),
+        Some((field, version)) => {
+            Err(ConflistError::Version { field, version: version.to_owned() })
+        }
+    }
 }
 
 /// The entries of a list, as places in its text.
@@ -73,6 +104,10 @@ struct Entries {
     all: Vec<Range<usize>>,
     /// Indexes of ours.
     ours: Vec<usize>,
+    /// For [`check_versions`].
+    version: Option<String>,
+    /// Likewise.
+    versions: Vec<String>,
 }
 
 impl Entries {
@@ -81,7 +116,8 @@ impl Entries {
         if list.plugins.is_empty() {
             return Err(ConflistError::NoPlugins);
         }
-        let mut entries = Self { all: Vec::new(), ours: Vec::new() };
+        let (version, versions) = (list.version, list.versions);
+        let mut entries = Self { all: Vec::new(), ours: Vec::new(), version, versions };
         for (index, plugin) in list.plugins.iter().enumerate() {
             let Plugin { kind } = serde_json::from_str(plugin.get())?;
             if kind == NAME {
@@ -107,9 +143,10 @@ pub fn has_entry(text: &str) -> Result<bool, ConflistError> {
 /// changed.
 ///
 /// # Errors
-/// It is no list; it is left alone.
+/// It is no list, or of a version that our plugin does not speak; it is left alone.
 pub fn add(text: &str, entry: &str, present: Present) -> Result<Option<String>, ConflistError> {
     let entries = Entries::of(text)?;
+    check_versions(entries.version.as_deref(), &entries.versions)?;
     match (entries.ours.as_slice(), present) {
         ([], _) => Ok(Some(append(text, entry, &entries))),
         ([_], Present::Stays) => Ok(None),
@@ -141,13 +178,16 @@ pub fn remove(text: &str) -> Result<Option<String>, ConflistError> {
 /// A list of the plugin that `text` configures, whose bytes stay, and our entry.
 ///
 /// # Errors
-/// It is no configuration of one plugin.
+/// It is no configuration of one plugin, or of a version that our plugin does not speak.
 pub fn wrap(text: &str, entry: &str) -> Result<String, ConflistError> {
     let Single { version, name, _kind } = serde_json::from_str(text)?;
-    let version = version.map(|version| format!("\"cniVersion\":{},", version.get()));
-    let version = version.unwrap_or_default();
-    let name = name.get();
-    Ok(format!("{{{version}\"name\":{name},\"plugins\":[\n{},\n{entry}\n]}}\n", text.trim()))
+    // Of one plugin, runtimes look at no other field for it.
+    check_versions(version.as_deref(), &[])?;
+    let version = serde_json::Value::from(version);
+    let (name, plugin) = (name.get(), text.trim());
+    Ok(format!(
+        "{{\"cniVersion\":{version},\"name\":{name},\"plugins\":[\n{plugin},\n{entry}\n]}}\n"
+    ))
 }
 
 /// Behind the last entry, set off from it as that is from the one before.

@@ -7,7 +7,7 @@
 //! * A configuration of one plugin becomes a list, `NAME.conf` → `NAME.conflist`, that contains its
 //!   text. The file itself is kept as `NAME.conf.sluice-saved`, which no runtime reads, and comes back
 //!   when the entry is removed.
-//! * What cannot be read is left alone, and named.
+//! * What cannot be read, or is of a version that the plugin does not speak, is left alone, and named.
 //!
 //! Every file is written beside its place and renamed into it, with the mode and owner of the one
 //! before: a runtime sees the old one or the new one. The plugin's own file is there before the entry

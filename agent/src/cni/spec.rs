@@ -41,8 +41,6 @@ pub enum Code {
     InvalidConfiguration = 7,
     /// Something that passes; the runtime should try again.
     TryAgainLater = 11,
-    /// STATUS: no ADD could be served.
-    NotAvailable = 50,
     /// Ours, above the specification's: the pod's policies are not in force.
     NotEnforced = 100,
 }

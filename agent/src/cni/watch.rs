@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::NAME;
 use super::conflist::Present;
 use super::install::{self, Outcome};
@@ -24,19 +26,37 @@ pub struct Directories {
 
 /// Adds `entry` to the first configuration whenever it is not there, until the runtime ends. An entry
 /// that says something else stays as it is. Without the plugin's file nothing is added: no pod would
-/// start by such a configuration.
-pub fn start(directories: Directories, entry: String) {
-    tokio::spawn(async move {
-        let mut keeper = Keeper { pace: Pace::default(), said: None };
-        loop {
-            tokio::time::sleep(keeper.pace.next()).await;
-            let (of, entry) = (directories.clone(), entry.clone());
-            let looked = tokio::task::spawn_blocking(move || look(&of, &entry)).await;
-            // It fails only if the runtime is shutting down or the look has panicked.
-            let Ok(outcome) = looked else { return };
-            keeper.note(&directories.configurations, outcome);
-        }
-    });
+/// start by such a configuration. What is returned says why the entry is not there.
+pub fn start(directories: Directories, entry: String) -> Trouble {
+    let (said, trouble) = watch::channel(None);
+    tokio::spawn(keep(directories, entry, look, said));
+    trouble
+}
+
+/// Why our entry is not in the network configuration, and what to do; `None` while it is.
+pub type Trouble = watch::Receiver<Option<String>>;
+
+/// Looks at the directory for the entry.
+type Look = fn(&Directories, &str) -> Result<Outcome, String>;
+
+async fn keep(
+    directories: Directories,
+    entry: String,
+    look: Look,
+    said: watch::Sender<Option<String>>,
+) {
+    let mut keeper = Keeper { pace: Pace::default(), said };
+    loop {
+        tokio::time::sleep(keeper.pace.next()).await;
+        let (of, entry) = (directories.clone(), entry.clone());
+        let outcome = match tokio::task::spawn_blocking(move || look(&of, &entry)).await {
+            Ok(outcome) => outcome,
+            Err(error) if error.is_panic() => Err(format!("the agent has a fault: {error}")),
+            // The runtime is shutting down.
+            Err(_) => return,
+        };
+        keeper.note(&directories.configurations, outcome);
+    }
 }
 
 /// Looks once.
@@ -53,8 +73,8 @@ fn look(directories: &Directories, entry: &str) -> Result<Outcome, String> {
 #[derive(Debug)]
 struct Keeper {
     pace: Pace,
-    /// What was logged last of a state that lasts.
-    said: Option<String>,
+    /// What was said last of a state that lasts.
+    said: watch::Sender<Option<String>>,
 }
 
 impl Keeper {
@@ -77,10 +97,14 @@ impl Keeper {
                 Some(format!("cannot add the plugin to the network configuration: {error}"))
             }
         };
-        if let Some(text) = lasting.as_ref().filter(|_| lasting != self.said) {
-            tracing::warn!("{text}");
-        }
-        self.said = lasting;
+        self.said.send_if_modified(|before| {
+            let is_new = *before != lasting;
+            if let Some(text) = lasting.as_ref().filter(|_| is_new) {
+                tracing::warn!("{text}");
+            }
+            *before = lasting;
+            is_new
+        });
     }
 }
 
@@ -118,11 +142,13 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     #[test]
     fn nothing_names_a_plugin_that_is_not_there() {
-        const LIST: &str = r#"{"name":"n","plugins":[{"type":"ptp"}]}"#;
+        const LIST: &str = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"ptp"}]}"#;
         const ENTRY: &str = r#"{"type":"sluice-cni"}"#;
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("10-n.conflist");
@@ -134,6 +160,29 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).expect("read"), LIST);
         std::fs::write(directory.path().join(NAME), "").expect("written");
         assert_eq!(look(&directories, ENTRY), Ok(Outcome::Written(path)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_breaks_down_is_told_and_not_the_last() {
+        static LOOKS: AtomicU32 = AtomicU32::new(0);
+        let look: Look = |_, _| match LOOKS.fetch_add(1, Ordering::Relaxed) {
+            0 => panic!("on purpose"),
+            1 => Err("malformed".into()),
+            _ => Ok(Outcome::Unchanged(PathBuf::new())),
+        };
+        let nowhere = PathBuf::from("/nonexistent");
+        let directories = Directories { configurations: nowhere.clone(), plugins: nowhere };
+        let (said, mut trouble) = watch::channel(None);
+        let keeping = tokio::spawn(keep(directories, String::new(), look, said));
+        for expected in [Some("on purpose"), Some("network configuration: malformed"), None] {
+            trouble.changed().await.expect("it goes on");
+            let text = trouble.borrow_and_update().clone();
+            assert_eq!(text.is_some(), expected.is_some(), "{text:?}");
+            let is_said =
+                text.as_deref().unwrap_or_default().contains(expected.unwrap_or_default());
+            assert!(is_said, "{text:?}");
+        }
+        keeping.abort();
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! Noted on disk, so that a pod which starts while agents change is not left open in between.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

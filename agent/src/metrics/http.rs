@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::errno::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -39,12 +41,42 @@ pub struct Options {
     pub rules: bool,
 }
 
-/// Listens on `address`.
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Listens on `address`. `[::]` is every address of both families, whatever `net.ipv6.bindv6only` says;
+/// where the kernel has no IPv6, those of IPv4. Needs a tokio runtime.
 ///
 /// # Errors
 /// The address is not this machine's, or in use.
-pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    bind(address).or_else(|error| match without_ipv6(address, &error) {
+        Some(instead) => {
+            tracing::warn!("this node has no IPv6: listening on {instead} instead of {address}");
+            bind(instead)
+        }
+        None => Err(error),
+    })
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        socket.set_only_v6(false)?;
+    }
+    // What the agent before this one has closed must not be waited for.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// What to listen on where `address` is every address and the kernel has no IPv6 (`ipv6.disable=1`).
+fn without_ipv6(address: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
+    let is_it = error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32);
+    let is_any = address.ip() == Ipv6Addr::UNSPECIFIED;
+    (is_it && is_any).then(|| (Ipv4Addr::UNSPECIFIED, address.port()).into())
 }
 
 /// Answers until the runtime ends.
@@ -189,6 +221,16 @@ mod tests {
         for path in ["/readyz", "/metrics"] {
             assert_eq!(get(path, &asker).await.0, StatusCode::SERVICE_UNAVAILABLE, "{path}");
         }
+    }
+
+    #[test]
+    fn only_every_address_is_that_of_the_other_family_where_there_is_no_ipv6() {
+        let any: SocketAddr = "[::]:9102".parse().expect("an address");
+        let no_ipv6 = io::Error::from(Errno::EAFNOSUPPORT);
+        let instead = without_ipv6(any, &no_ipv6).map(|address| address.to_string());
+        assert_eq!(instead.as_deref(), Some("0.0.0.0:9102"));
+        assert_eq!(without_ipv6(any, &io::Error::from(Errno::EADDRINUSE)), None);
+        assert_eq!(without_ipv6("[::1]:9102".parse().expect("an address"), &no_ipv6), None);
     }
 
     #[test]

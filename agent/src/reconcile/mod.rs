@@ -23,7 +23,7 @@ mod place;
 mod report;
 pub mod site;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -50,6 +50,13 @@ impl<K: Kernel> Reconciler<K> {
         refused.chain(unfound).collect()
     }
 
+    /// Those [`Self::missing`] that a policy isolates, whether they can be found or not.
+    pub fn lacking(&self) -> BTreeMap<PodName, String> {
+        let mut missing = self.missing();
+        missing.retain(|pod, _| !self.is_free(pod));
+        missing
+    }
+
     /// Sets that did not fit and were closed, each with its endpoint.
     pub fn overflows(&self) -> Vec<String> {
         self.compiler.overflows().iter().map(|overflow| self.in_words(overflow)).collect()

@@ -34,7 +34,7 @@ enum Done {
 
 /// A kernel that remembers, and fails where it is told to.
 #[derive(Debug, Default)]
-struct Recorder {
+pub(crate) struct Recorder {
     done: Vec<Done>,
     state: KernelState,
     slots: BTreeMap<IfIndex, u32>,
@@ -152,7 +152,7 @@ impl Setup {
     }
 }
 
-fn name(name: &str) -> PodName {
+pub(crate) fn name(name: &str) -> PodName {
     PodName { namespace: "x".into(), name: name.into() }
 }
 
@@ -160,7 +160,7 @@ fn address(last: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, last])
 }
 
-fn pod(of: &str, last: u8) -> Change {
+pub(crate) fn pod(of: &str, last: u8) -> Change {
     let pod = Pod { node: "n".into(), addresses: vec![address(last)], ..Pod::default() };
     Change::Pod(name(of), Some(pod))
 }
@@ -170,7 +170,7 @@ fn policy_name() -> PolicyName {
 }
 
 /// Isolates every pod of the namespace.
-fn policy() -> Change {
+pub(crate) fn policy() -> Change {
     let subject =
         PodSelector { namespaces: Namespaces::Named("x".into()), pods: Selector::default() };
     let policy = Policy {
@@ -184,7 +184,7 @@ fn policy() -> Change {
 }
 
 /// Interfaces with the last byte of their address.
-fn scan(interfaces: &[(IfIndex, u8)]) -> Scan {
+pub(crate) fn scan(interfaces: &[(IfIndex, u8)]) -> Scan {
     let mut scan = Scan::default();
     for (ifindex, last) in interfaces {
         let interface = Interface {

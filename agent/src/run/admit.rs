@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{Agent, NOT_SYNCED};
 use crate::control::Response;
 use crate::endpoint::admitted::Attachment;
+use crate::manifest::kinds::Kind;
 use crate::metrics::Timings;
 use crate::reconcile::kernel::Kernel;
 use crate::status::EnforcementState;
@@ -87,6 +88,9 @@ impl<K: Kernel> Agent<K> {
         if !self.is_ready() {
             return Err(NOT_SYNCED.into());
         }
+        if let Some(why) = self.half_watched() {
+            return Err(why);
+        }
         if let (Some(known), Some(uid)) = (&self.uids, &admission.uid)
             && known.get(pod) != Some(uid)
         {
@@ -113,5 +117,18 @@ impl<K: Kernel> Agent<K> {
             EnforcementState::NotEnforced => Err(endpoint.reason.unwrap_or_default()),
             state => Ok(state),
         }
+    }
+    /// What is not watched although pods are: a pod that is new by now would be judged by what was known
+    /// before it, perhaps without the policy that was made for it. While pods are not watched either, no
+    /// new one is known, and one that was known is judged with what was known then.
+    fn half_watched(&self) -> Option<String> {
+        let pods = self.watches.get(Kind::Pod.as_str())?;
+        if pods.error.is_some() {
+            return None;
+        }
+        self.watches.values().find_map(|watch| {
+            let error = watch.error.as_ref()?;
+            Some(format!("{} is not watched: {error}", watch.kind))
+        })
     }
 }

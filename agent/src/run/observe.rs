@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use sluice_policy::model::{PodName, direction_label};
 
-use super::{Agent, NOT_SYNCED};
+use super::{Agent, NOT_SYNCED, lacking};
 use crate::datapath::attach::is_ours;
 use crate::endpoint::Unenforced;
 use crate::metrics::{Inquiry, Readiness, Report, Timings};
@@ -97,33 +97,44 @@ impl<K: Kernel> Agent<K> {
                 None => format!("{}: the first full list is not through", watch.kind),
             })
             .collect();
-        missing.extend(self.missing());
+        let mut notes = self.faults_of_objects();
+        for (pod, reason) in self.reconciler.lacking() {
+            if self.lacking.holds_up(&pod) {
+                missing.push(format!("{pod}: {reason}"));
+            } else {
+                let seconds = lacking::HOLD.as_secs();
+                notes.push(format!("{pod}: not enforced for more than {seconds} s: {reason}"));
+            }
+        }
+        missing.extend(self.unwritten());
         missing.extend(self.link_watch.failure().map(str::to_owned));
         missing.extend(self.reconciler.overflows());
         if let Some(failure) = self.failure.as_ref().filter(|failure| !missing.contains(failure)) {
             missing.push(failure.clone());
         }
-        let mut notes = self.faults_of_objects();
         notes.extend(self.reconciler.notes_failure().map(str::to_owned));
         Readiness { missing, notes }
     }
 
-    /// What is wrong with objects, and what is closed for it: nothing that the agent could mend.
+    /// What is wrong with objects and what is closed for it, and with the node's network configuration:
+    /// nothing that the agent could mend.
     pub(super) fn faults_of_objects(&self) -> Vec<String> {
         let mut faults = self.faults.clone();
         let mixed = self.reconciler.mixed_services().into_iter();
         faults.extend(mixed.map(|(pod, why)| format!("{pod}: {why}")));
+        faults.extend(self.cni_trouble.as_ref().and_then(|trouble| trouble.borrow().clone()));
         faults
     }
 
-    /// What should be in the kernel and is not.
+    /// Pods that are not found or not enforced, and [`Self::unwritten`].
     pub(super) fn missing(&self) -> Vec<String> {
-        let mut missing: Vec<String> = self
-            .reconciler
-            .missing()
-            .into_iter()
-            .map(|(pod, reason)| format!("{pod}: {reason}"))
-            .collect();
+        let pods = self.reconciler.missing().into_iter();
+        pods.map(|(pod, reason)| format!("{pod}: {reason}")).chain(self.unwritten()).collect()
+    }
+
+    /// Why the kernel may lack something, whosever.
+    fn unwritten(&self) -> Vec<String> {
+        let mut missing = Vec::new();
         missing.extend(self.node_unknown.clone());
         missing.extend(self.scan_failure.clone());
         if !self.synced {

@@ -5,13 +5,15 @@ use super::*;
 
 const ENTRY: &str = r#"{"type":"sluice-cni","stateDir":"/run/sluice","timeoutSeconds":10}"#;
 
+const VERSION: &str = r#""cniVersion":"1.0.0","#;
+
 fn added(text: &str) -> String {
     add(text, ENTRY, Present::IsReplaced).expect("a list").expect("changed")
 }
 
 #[test]
 fn the_entry_is_laid_out_as_its_neighbours_and_goes_without_a_trace() {
-    let text = "{\r\n \"name\" : \"n\",\n \"plugins\": [\n    {\"type\":\"ptp\"},\n    {\"type\": \"portmap\"}\n ] }";
+    let text = "{\r\n \"cniVersion\":\"0.3.1\", \"name\" : \"n\",\n \"plugins\": [\n    {\"type\":\"ptp\"},\n    {\"type\": \"portmap\"}\n ] }";
     let with = added(text);
     let expected =
         "    {\"type\":\"ptp\"},\n    {\"type\": \"portmap\"},\n    ".to_owned() + ENTRY + "\n ] }";
@@ -21,7 +23,7 @@ fn the_entry_is_laid_out_as_its_neighbours_and_goes_without_a_trace() {
 
 #[test]
 fn an_entry_that_is_there_stays_or_is_replaced_in_its_place() {
-    let with = added(r#"{"name":"n","plugins":[{"type":"ptp"}]}"#);
+    let with = added(r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"ptp"}]}"#);
     assert_eq!(add(&with, ENTRY, Present::IsReplaced).expect("a list"), None);
     let other = entry(Path::new("/run/\"other\""), 5);
     assert_eq!(add(&with, &other, Present::Stays).expect("a list"), None);
@@ -31,16 +33,19 @@ fn an_entry_that_is_there_stays_or_is_replaced_in_its_place() {
     assert_eq!(changed, crowded.replace(ENTRY, &other));
     assert_eq!(
         remove(&changed).expect("a list"),
-        Some(r#"{"name":"n","plugins":[{"type":"ptp"},{"type":"bandwidth"}]}"#.to_owned())
+        Some(
+            r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"ptp"},{"type":"bandwidth"}]}"#
+                .to_owned()
+        )
     );
 }
 
 #[test]
 fn of_several_entries_one_is_left() {
-    let text = format!(r#"{{"name":"n","plugins":[{ENTRY}, {{"type":"ptp"}},{ENTRY}]}}"#);
-    let once = format!(r#"{{"name":"n","plugins":[{ENTRY}, {{"type":"ptp"}}]}}"#);
+    let text = format!(r#"{{{VERSION}"name":"n","plugins":[{ENTRY}, {{"type":"ptp"}},{ENTRY}]}}"#);
+    let once = format!(r#"{{{VERSION}"name":"n","plugins":[{ENTRY}, {{"type":"ptp"}}]}}"#);
     assert_eq!(add(&text, ENTRY, Present::Stays).expect("a list"), Some(once));
-    let none = r#"{"name":"n","plugins":[{"type":"ptp"}]}"#.to_owned();
+    let none = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"ptp"}]}"#.to_owned();
     assert_eq!(remove(&text).expect("a list"), Some(none));
 }
 
@@ -62,6 +67,41 @@ fn what_is_no_list_is_named_and_left_alone() {
     ] {
         assert!(matches!(add(text, ENTRY, Present::Stays), Err(ConflistError::Form(_))), "{text}");
     }
+}
+
+#[test]
+fn a_version_that_the_plugin_does_not_speak_is_named_and_left_alone() {
+    let spoken = |versions: &str| {
+        let list = format!(r#"{{{versions}"name":"n","plugins":[{{"type":"ptp"}}]}}"#);
+        let added = add(&list, ENTRY, Present::Stays);
+        added.map(|with| assert!(with.is_some_and(|with| with.contains(versions))))
+    };
+    let refused = |versions: &str| match spoken(versions) {
+        Err(error @ ConflistError::Version { .. }) => error.to_string(),
+        other => panic!("{versions}: {other:?}"),
+    };
+    for version in VERSIONS {
+        spoken(&format!(r#""cniVersion":"{version}","#)).expect(version);
+    }
+    spoken(r#""cniVersion":"0.4.0","cniVersions":["1.0.0","1.1.0"],"#).expect("all are spoken");
+    for version in ["0.1.0", "0.2.0", "1.2.0", "x"] {
+        let error = refused(&format!(r#""cniVersion":"{version}","#));
+        let expected = format!("cniVersion: {version}, where sluice-cni speaks 0.3.0, ");
+        assert!(error.starts_with(&expected), "{error}");
+        let single = format!(r#"{{"cniVersion":"{version}","name":"n","type":"ptp"}}"#);
+        assert_eq!(wrap(&single, ENTRY).expect_err("not spoken").to_string(), error);
+    }
+    assert!(wrap(r#"{"name":"n","type":"ptp"}"#, ENTRY).is_err(), "of 0.1.0");
+    assert!(refused("").starts_with("cniVersion: none, "));
+    // A runtime that does not know the second field takes none for the version.
+    assert!(refused(r#""cniVersions":["1.0.0"],"#).starts_with("cniVersion: none, "));
+    let newer = refused(r#""cniVersion":"1.0.0","cniVersions":["1.1.0","1.2.0"],"#);
+    assert!(newer.starts_with("cniVersions: 1.2.0, "), "{newer}");
+    // Where the entry is there already, it can be taken out.
+    let old =
+        format!(r#"{{"cniVersion":"0.2.0","name":"n","plugins":[{{"type":"ptp"}},{ENTRY}]}}"#);
+    assert!(matches!(add(&old, ENTRY, Present::IsReplaced), Err(ConflistError::Version { .. })));
+    assert!(remove(&old).expect("a list").is_some_and(|without| !without.contains(NAME)));
 }
 
 #[test]
@@ -116,7 +156,8 @@ fn list() -> impl Strategy<Value = String> {
     (separated, json(), space()).prop_map(|(plugins, x, s)| {
         let plugins: Vec<String> = plugins.iter().map(|(a, p, b)| format!("{a}{p}{b}")).collect();
         let plugins = plugins.join(",");
-        format!("{s}{{{s}\"x\":{x}{s},\"plugins\"{s}:{s}[{plugins}]{s},\"name\":\"n\"}}{s}")
+        let x = format!("{s}{VERSION}\"x\":{x}{s}");
+        format!("{s}{{{x},\"plugins\"{s}:{s}[{plugins}]{s},\"name\":\"n\"}}{s}")
     })
 }
 

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-const LIST: &str = "{\"name\":\"n\", \"plugins\":[ {\"type\":\"ptp\"} ]}\n";
+const LIST: &str =
+    "{\"cniVersion\":\"0.4.0\", \"name\":\"n\", \"plugins\":[ {\"type\":\"ptp\"} ]}\n";
 const SINGLE: &str = "{\"cniVersion\":\"1.0.0\",\"name\":\"n\",\"type\":\"ptp\"}\n";
 
 fn entry() -> String {
@@ -130,7 +131,13 @@ fn nothing_to_add_to_is_said_and_nothing_is_made() {
 
 #[test]
 fn what_cannot_be_read_is_named_and_left_alone() {
-    for (name, text) in [("10-a.conflist", "{\"name\""), ("10-a.conf", "{}"), ("1.json", "[")] {
+    let unspoken = LIST.replace("0.4.0", "0.2.0");
+    for (name, text) in [
+        ("10-a.conflist", "{\"name\""),
+        ("10-a.conflist", &unspoken),
+        ("10-a.conf", "{}"),
+        ("1.json", "["),
+    ] {
         let setup = Setup::new(&[(name, text), ("20-b.conflist", LIST)]);
         let before = setup.content();
         let error = setup.add().expect_err("malformed").to_string();

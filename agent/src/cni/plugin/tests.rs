@@ -148,14 +148,10 @@ fn check_says_whether_the_pod_is_enforced() {
 }
 
 #[test]
-fn status_says_whether_pods_can_start() {
-    let synced = status(true, EnforcementState::NotEnforced);
-    assert_eq!(FakeAgent::answering(synced).call("STATUS").0.as_deref(), Ok(""));
-    let (said, _) = FakeAgent::answering(status(false, EnforcementState::Enforced)).call("STATUS");
-    let error = said.expect_err("not in sync");
-    assert_eq!(error.code, Code::NotAvailable);
-    assert!(error.details.contains("Pod cannot be watched"), "{error}");
-    assert_eq!(alone("STATUS").expect_err("no agent").code, Code::NotAvailable);
+fn status_is_about_the_plugin_and_leaves_a_node_ready_while_its_agent_is_replaced() {
+    assert_eq!(alone("STATUS").as_deref(), Ok(""));
+    let error = call(&environment("STATUS"), r#"{"cniVersion":"9.9"}"#).expect_err("not spoken");
+    assert_eq!(error.code, Code::IncompatibleVersion);
 }
 
 #[test]

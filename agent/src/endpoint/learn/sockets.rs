@@ -71,21 +71,33 @@ pub struct Socket {
 }
 
 /// All TCP and UDP sockets of the calling thread's network namespace. TCP's TIME_WAIT is left out:
-/// nobody sends on such a connection any more.
+/// nobody sends on such a connection any more. Where the kernel has no sock_diag for UDP (it is a module
+/// of its own), those of TCP alone.
 ///
 /// # Errors
-/// The kernel does not answer, or has no sock_diag for the protocol.
+/// The kernel does not answer, or has no sock_diag for TCP.
 pub fn list() -> io::Result<Vec<Socket>> {
     let netlink = Netlink::open(SOCK_DIAG)?;
     let mut sockets = Vec::new();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         for family in [AF_INET, AF_INET6] {
             for is_bound in [false, true] {
-                dump(&netlink, protocol, family, is_bound, &mut sockets)?;
+                let dumped = dump(&netlink, protocol, family, is_bound, &mut sockets);
+                dumped.or_else(|error| bear(protocol, error))?;
             }
         }
     }
     Ok(sockets)
+}
+
+/// # Errors
+/// One that means more than that UDP sockets cannot be listed: of those, few are connected, and without
+/// them the others would be cut as well.
+fn bear(protocol: Protocol, error: io::Error) -> io::Result<()> {
+    match (protocol, error.kind()) {
+        (Protocol::Udp, io::ErrorKind::NotFound) => Ok(()),
+        _ => Err(error),
+    }
 }
 
 fn dump(
@@ -166,4 +178,19 @@ fn read(protocol: Protocol, response: &InetResponse, is_bound: bool) -> Option<S
 /// An IPv4 address that a socket of the other family holds as `::ffff:a.b.c.d`, as it is on the wire.
 fn plain(address: IpAddr) -> IpAddr {
     address.to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_sock_diag_for_udp_lists_the_sockets_of_tcp() {
+        let missing = || io::Error::from(Errno::ENOENT);
+        assert!(bear(Protocol::Udp, missing()).is_ok());
+        assert!(bear(Protocol::Tcp, missing()).is_err());
+        assert!(bear(Protocol::Udp, io::Error::from(Errno::EPERM)).is_err());
+    }
 }

@@ -11,7 +11,7 @@ fn what_cannot_be_noted_is_enforced_all_the_same_and_noted_as_soon_as_that_can_b
     setup.reconcile();
     assert!(State::load(&state_dir).expect("readable").is_some());
     // Nothing can be written over a directory, as nothing can on a full disk.
-    let draft = state_dir.join("state.json.new");
+    let draft = crate::draft::of(&state_dir.join("state.json"));
     std::fs::create_dir(&draft).expect("made");
     setup.reconciler.change(vec![pod("b", 2)]);
     setup.reconciler.found(scan(&[(5, 1), (6, 2)]));

@@ -91,7 +91,7 @@ pub fn start(config: Config, node: String) -> Result<Source, ::kube::Error> {
     tasks.spawn(watch::watch::<EndpointSlice>(config.clone(), None, news.clone()));
     tasks.spawn(watch::watch::<NetworkPolicy>(config, None, news.clone()));
     tokio::spawn(events::record(client, node.clone(), to_say));
-    // The hub holds a sender itself, so that it outlives a watch that cannot even be begun.
+    // The hub holds a sender itself: that a watch has ended is told by its task, not by the queue.
     let hub = Hub::new(node, said);
     tokio::spawn(run(hub, Inbox { arriving, refreshes, found, tasks, _news: news }, sender));
     Ok(Source { name, events, refresh, troubles })
@@ -103,7 +103,8 @@ struct Inbox {
     refreshes: mpsc::Receiver<Refresh>,
     /// What the agent finds wrong.
     found: latest::Receiver<Troubles>,
-    /// One for each watch. None ends by itself.
+    /// One for each watch. None ends while the hub listens, but for one that breaks down or cannot even be
+    /// begun.
     tasks: JoinSet<()>,
     _news: mpsc::Sender<Message>,
 }

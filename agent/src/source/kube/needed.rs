@@ -36,7 +36,10 @@ const METADATA: Needed = Only(&[
     ("uid", All),
     ("resourceVersion", All),
     ("labels", All),
-    ("annotations", Only(&[("kubernetes.io/config.hash", All)])),
+    (
+        "annotations",
+        Only(&[("kubernetes.io/config.hash", All), ("kubernetes.io/config.mirror", All)]),
+    ),
     ("creationTimestamp", All),
     ("deletionTimestamp", All),
 ]);

@@ -59,6 +59,10 @@ pub(super) struct Object {
 /// Where [`Object::runtime_uid`] is; `/` is `~1` in a JSON pointer (RFC 6901).
 const RUNTIME_UID: &str = "/metadata/annotations/kubernetes.io~1config.hash";
 
+/// What only a mirror has: any pod may be given the other annotation, but a pod that is made with this one
+/// is run by no kubelet, and the API server forbids to add it later.
+const MIRROR: &str = "/metadata/annotations/kubernetes.io~1config.mirror";
+
 /// An [`Object`] of the API's kind `T`, as kube-rs wants it.
 pub(super) struct Wire<T> {
     /// What the watch itself needs: the resource version.
@@ -100,11 +104,16 @@ impl<'de, T: Watched> Deserialize<'de> for Wire<T> {
         let object = Object {
             name: name.into(),
             uid: text("uid").unwrap_or_default().into(),
-            runtime_uid: value.pointer(RUNTIME_UID).and_then(Value::as_str).map(Into::into),
+            runtime_uid: runtime_uid(&value).map(Into::into),
             arrival: arrival::read(T::KIND, &value),
         };
         Ok(Self { metadata, object, kind: PhantomData })
     }
+}
+
+fn runtime_uid(object: &Value) -> Option<&str> {
+    object.pointer(MIRROR)?;
+    object.pointer(RUNTIME_UID)?.as_str()
 }
 
 impl<T: Watched> Resource for Wire<T> {
@@ -133,5 +142,26 @@ impl<T: Watched> Resource for Wire<T> {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_runtime_knows_a_pod_by_another_uid_only_if_it_is_a_mirror() {
+        let runtime_uid = |annotations: Value| {
+            let metadata = json!({"namespace": "x", "name": "a", "annotations": annotations});
+            let text = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata}).to_string();
+            let pod: Wire<core::Pod> = serde_json::from_str(&text).expect("a pod");
+            pod.into_object().runtime_uid
+        };
+        let (hash, mirror) = ("kubernetes.io/config.hash", "kubernetes.io/config.mirror");
+        assert_eq!(runtime_uid(json!({hash: "h"})), None);
+        assert_eq!(runtime_uid(json!({mirror: "h"})), None);
+        assert_eq!(runtime_uid(json!({hash: "h", mirror: "h"})).as_deref(), Some("h"));
     }
 }
