@@ -12,6 +12,16 @@
 //!
 //! A flow is judged when it opens, and again at its next packet once the tables have changed: always
 //! in the direction of its *initiator*, because that is whose connection it is.
+//!
+//! What policy took back stays known for as long as it would have, had policy not: the pod's own end
+//! does not know that it was cut, retransmits after minutes and probes after hours, and in a direction
+//! that nothing governs each of these packets would open the connection anew, as the pod's own.
+//!
+//! That is what the middle of a connection does that is not known: its packet is judged in its own
+//! direction, and whose connection it was nobody can say. There are such packets only where a flow gave
+//! way to others, where what was open before the pod was isolated could not be learned, and after an
+//! established flow's lifetime; to refuse them would cut all of these. A SYN-ACK among them opens
+//! nothing: it answers what the other end has opened, which that end's next packet shows.
 
 use crate::abi::{Direction, Flow, FlowKey, FlowState, Lifetimes, RULE_DEFAULT, RuleId};
 use crate::parse::{Packet, Transport, protocol, sctp_chunk, tcp_flag};
@@ -25,18 +35,20 @@ pub struct Clock {
     pub rate: u32,
 }
 
-/// Seconds after its last packet for which a flow is remembered.
+/// Seconds after its last packet for which a flow is remembered; one that policy took back, as if both
+/// ends still had it.
 #[inline(always)]
 pub const fn lifetime_seconds(protocol: u32, state: u32, lifetimes: &Lifetimes) -> u32 {
     const ESTABLISHED: u32 = FlowState::Established as u32;
     const ANSWERED: u32 = FlowState::Answered as u32;
     const CLOSING: u32 = FlowState::Closing as u32;
+    const REVOKED: u32 = FlowState::Revoked as u32;
     let is_connection = protocol == protocol::TCP as u32 || protocol == protocol::SCTP as u32;
     match state {
-        ESTABLISHED if is_connection => lifetimes.established,
+        ESTABLISHED | REVOKED if is_connection => lifetimes.established,
         CLOSING if is_connection => lifetimes.closing,
         _ if is_connection => lifetimes.opening,
-        ESTABLISHED | ANSWERED if protocol == protocol::UDP as u32 => lifetimes.udp,
+        ESTABLISHED | ANSWERED | REVOKED if protocol == protocol::UDP as u32 => lifetimes.udp,
         _ if protocol == protocol::UDP as u32 => lifetimes.udp_opening,
         _ => lifetimes.echo,
     }
@@ -164,14 +176,15 @@ pub fn judged_again(
             Known::Passes(advance(next, packet, direction))
         }
         None => {
+            // That both ends wanted it stays noted: a flood does not end the memory of it either.
             next.state = FlowState::Revoked as u32;
             Known::Revoked(next)
         }
     }
 }
 
-/// The flow that an allowed first packet opens; `None` where it opens none (a reset ends whatever it
-/// belonged to).
+/// The flow that an allowed first packet opens; `None` where it opens none: a reset ends whatever it
+/// belonged to, and a SYN-ACK answers what the other end opens.
 #[inline(always)]
 pub fn open(
     packet: &Packet,
@@ -191,7 +204,7 @@ pub fn open(
         reserved: 0,
     };
     match packet.transport {
-        Transport::Tcp { flags } if flags & tcp_flag::RST != 0 => None,
+        Transport::Tcp { flags } if flags & tcp_flag::RST != 0 || accepts(flags) => None,
         Transport::Sctp { chunk: sctp_chunk::ABORT | sctp_chunk::SHUTDOWN_COMPLETE } => None,
         // A connection that was open before we looked is not opening any more.
         Transport::Tcp { .. } | Transport::Sctp { .. } if !opens(packet) => {
@@ -276,6 +289,13 @@ const fn opens(packet: &Packet) -> bool {
     }
 }
 
+/// True for a SYN-ACK.
+#[inline(always)]
+const fn accepts(flags: u8) -> bool {
+    const BOTH: u8 = tcp_flag::SYN | tcp_flag::ACK;
+    flags & BOTH == BOTH
+}
+
 /// A second SYN before the connection stands is a retransmission, or from the other side a simultaneous
 /// open (RFC 9293 section 3.5): the same connection either way. Anywhere else a SYN begins a new
 /// connection on the same ports, which has to be judged as one.
@@ -345,3 +365,6 @@ const fn advance(mut flow: Flow, packet: &Packet, direction: Direction) -> Flow 
     }
     flow
 }
+
+#[cfg(test)]
+mod tests;

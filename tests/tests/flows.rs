@@ -128,6 +128,31 @@ fn revoked_flows_are_cut_from_either_side() {
     }
 }
 
+/// 51, where the pod's own direction is governed by nothing: what it goes on to send, after minutes of
+/// silence, does not make the connection its own.
+#[test]
+fn a_revoked_connection_stays_cut_where_one_direction_is_open() {
+    for (governed, open) in [(Ingress, Egress), (Egress, Ingress)] {
+        let mut scene = Scene::isolated_in(governed);
+        let port = if governed == Ingress { CLIENT } else { SERVER };
+        scene.allow(governed, protocol::TCP, port);
+        let packet = |direction, flags| match direction {
+            Ingress => back(flags),
+            Egress => out(flags),
+        };
+        scene.passes(governed, &packet(governed, SYN), Reason::Allowed);
+        scene.passes(open, &packet(open, SYN | ACK), Reason::Established);
+        scene.passes(governed, &packet(governed, ACK), Reason::Established);
+        scene.deny(governed, protocol::TCP, port);
+        scene.drops(open, &packet(open, ACK), Reason::Revoked);
+        scene.age_at_most(&tcp_key(), 1_000);
+        scene.drops(open, &packet(open, ACK), Reason::Revoked);
+        scene.drops(governed, &packet(governed, ACK), Reason::Revoked);
+        // It is its own where it opens one.
+        scene.passes(open, &packet(open, SYN), Reason::NotIsolated);
+    }
+}
+
 #[test]
 fn revoked_udp_is_cut_and_given_again() {
     let mut scene = client();

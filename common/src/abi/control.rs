@@ -30,16 +30,15 @@ pub struct Control {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lifetimes {
-    /// TCP and SCTP, until both ends have answered each other; and a flow that policy took back, so
-    /// that this outlasts the retransmissions that could open it again.
+    /// TCP and SCTP, until both ends have answered each other.
     pub opening: u32,
-    /// TCP and SCTP, once they have.
+    /// TCP and SCTP, once they have; and what policy took back, whose ends may go on for as long.
     pub established: u32,
     /// TCP, once both ends have closed it or one has reset it; SCTP, once it is being shut down.
     pub closing: u32,
     /// UDP without an answer.
     pub udp_opening: u32,
-    /// UDP that was answered.
+    /// UDP that was answered, or that policy took back.
     pub udp: u32,
     /// Echo requests and replies.
     pub echo: u32,

@@ -34,7 +34,8 @@ pub enum FlowState {
     /// TCP: both sides have closed, or the flow was reset. SCTP: it is being shut down.
     Closing = 2,
     /// Policy took the flow back; its packets are dropped from either side until it has been silent
-    /// for its lifetime, so that a retransmission cannot open it again from the other side.
+    /// for as long as an established one may be, so that no retransmission or probe can open it again
+    /// from the other side.
     Revoked = 3,
     /// The other side has answered the initiator, who has not answered that.
     Answered = 4,
