@@ -61,8 +61,11 @@ pub(crate) fn lifetimes() -> Lifetimes {
 /// Where the flow with this key is to be looked for.
 #[inline(always)]
 pub(crate) fn spot(key: &FlowKey) -> Spot {
-    let seed = maps::CONTROL.get(CONTROL_INDEX).map_or(0, |control| control.hash_seed);
-    Spot::new(key, seed)
+    match maps::CONTROL.get(CONTROL_INDEX) {
+        Some(control) => Spot::new(key, &control.hash_seed),
+        // There always is the table's only element.
+        None => Spot::default(),
+    }
 }
 
 /// A flow in the table.

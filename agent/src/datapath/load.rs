@@ -283,6 +283,9 @@ fn check_abi(pins: &Path) -> Result<(), LoadError> {
             Ok(())
         }
         Ok(control) => Err(LoadError::ForeignAbi { pin, found: control.abi_version }),
+        Err(source @ MapError::InvalidValueSize { .. }) => {
+            Err(LoadError::ForeignTable { pins: pins.to_path_buf(), source })
+        }
         Err(source) => Err(LoadError::Pin { pin, source }),
     }
 }

@@ -1,7 +1,7 @@
 //! Typed access to the kernel tables, and the applier of ordered operations.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::Path;
 
@@ -164,7 +164,8 @@ impl KernelMaps {
             control.abi_version = ABI_VERSION;
             control.generation = 1;
             // The standard library draws a hasher's keys at random.
-            control.hash_seed = RandomState::new().build_hasher().finish() as u32;
+            let random = RandomState::new();
+            control.hash_seed = std::array::from_fn(|word| random.hash_one(word) as u32);
         }
         if control == before { Ok(()) } else { self.control.write(&control) }
     }

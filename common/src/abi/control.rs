@@ -1,5 +1,7 @@
 //! Table `control`: one element, the generation and the ABI version.
 
+use crate::hash::Seed;
+
 /// The only index of `control`.
 pub const CONTROL_INDEX: u32 = 0;
 
@@ -16,9 +18,9 @@ pub struct Control {
     pub generation: u32,
     /// Drop records per endpoint and second that `events` takes at most; 0: none.
     pub event_rate: u32,
-    /// Mixed into every flow's hash, so that nobody outside knows which flows share a bucket. Chosen at
-    /// random when the tables are made.
-    pub hash_seed: u32,
+    /// Makes every hash that packets decide about another one, so that nobody outside knows which of them
+    /// share a place. Chosen at random when the tables are made.
+    pub hash_seed: Seed,
     /// How long flows are remembered.
     pub lifetimes: Lifetimes,
 }
@@ -61,7 +63,7 @@ impl Lifetimes {
 }
 
 const _: () = assert!(size_of::<Lifetimes>() == 24);
-const _: () = assert!(size_of::<Control>() == 40);
+const _: () = assert!(size_of::<Control>() == 76);
 
 // SAFETY: `u32` fields only, no padding, every bit pattern valid.
 #[cfg(feature = "user")]

@@ -34,7 +34,7 @@ pub use versioned::Versioned;
 pub use vip::{Hairpin, HairpinKey, HairpinNote, HairpinNoteKey, HairpinWay, VipKey};
 
 /// Version of the table layout and meaning. Pins made by another version are never adopted.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Number of a policy set: the ordered policies that apply to an endpoint in one direction.
 /// [`SET_NONE`] means that nothing isolates the endpoint in that direction.
