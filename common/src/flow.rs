@@ -289,6 +289,12 @@ const fn opens(packet: &Packet) -> bool {
     }
 }
 
+/// True for what an end says first, and is no answer as far as it tells.
+#[inline(always)]
+pub const fn begins(packet: &Packet) -> bool {
+    opens(packet) || matches!(packet.transport, Transport::Udp | Transport::EchoRequest)
+}
+
 /// True for a SYN-ACK.
 #[inline(always)]
 const fn accepts(flags: u8) -> bool {

@@ -223,8 +223,11 @@ fn is_of_one_piece(scene: &Scene) -> bool {
     }
 }
 
-/// A packet of the node's own host stack always passes. Where the pod's egress is governed, a flow is
-/// noted that lets the answer out.
+/// A packet of the node's own host stack always passes. Where the pod's egress is governed, and the host
+/// begins something, a flow is noted that lets the answer out.
+///
+/// What it says in the middle of something is noted nowhere: that may be the pod's, which policy can take
+/// back. The host's connections from before are learned (the agent's `endpoint::learn`).
 #[inline(always)]
 fn from_own_host(scene: &Scene) -> Reason {
     const DIRECTION: Direction = Direction::Ingress;
@@ -246,7 +249,9 @@ fn from_own_host(scene: &Scene) -> Reason {
             Known::First => {}
         }
     }
-    if let Some(flow) = open(scene, DIRECTION, RULE_DEFAULT, Flow::FLAG_HOST) {
+    if track::begins(&scene.packet)
+        && let Some(flow) = open(scene, DIRECTION, RULE_DEFAULT, Flow::FLAG_HOST)
+    {
         // Without the entry the answer is judged by policy, which fails closed.
         flow::insert(&key, &flow, spot, scene.clock);
     }

@@ -337,6 +337,13 @@ fn own_host_passes_and_is_answered() {
     // It is not judged again when policies change.
     scene.allow(Ingress, protocol::TCP, 443);
     scene.passes(Egress, &answer, Reason::Established);
+    // What it says in the middle of something may be about the pod's own: it takes nothing out of policy.
+    for flags in [SYN | ACK, ACK, FIN | ACK] {
+        let middle = frame(Ingress, protocol::TCP, &tcp(CLIENT + 1, SERVER, flags));
+        let answer = frame(Egress, protocol::TCP, &tcp(SERVER, CLIENT + 1, ACK));
+        scene.passes_from(Ingress, &middle, Reason::Host, HOST);
+        scene.drops(Egress, &answer, Reason::DefaultDeny);
+    }
     // What the host sends is not read.
     let later = V4 { fragment: 100, ..V4::new(PEER, POD, protocol::TCP, vec![0; 64]) };
     scene.passes_from(Ingress, &later.frame(), Reason::Host, HOST);
