@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Endpoint,
-    Event, EventBudget, Flow, FlowBucket, FlowEntry, FlowKey, Fragment, Hairpin, HairpinKey,
+    Event, EventBudget, Flow, FlowBucket, FlowEntry, FlowKey, Fragment, FragmentSet, Hairpin, HairpinKey,
     HairpinNote, HairpinNoteKey, HairpinWay, Lifetimes, PeerClass, Versioned, VipKey,
 };
 
@@ -43,6 +43,7 @@ fn rust_layouts() -> BTreeMap<String, Layout> {
         layout!(Endpoint { sets, epoch, flags, v4, v6 }),
         layout!(EventBudget { second, used }),
         layout!(Flow { last_seen, generation, state, rule, initiator, flags, reserved }),
+        layout!(FragmentSet { places }),
         layout!(Fragment {
             begun,
             source,

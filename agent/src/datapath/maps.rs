@@ -10,7 +10,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Direction,
-    ENDPOINT_MAX, Endpoint, Flow, FlowKey, Fragment, HairpinKey, HairpinNote, HairpinNoteKey,
+    ENDPOINT_MAX, Endpoint, Flow, FlowKey, FragmentSet, HairpinKey, HairpinNote, HairpinNoteKey,
     HairpinWay, Lifetimes, PeerClass, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX, Versioned,
     VipKey, counter_index,
 };
@@ -78,7 +78,7 @@ pub struct KernelMaps {
     cidrs: LpmTrie<MapData, CidrKey, Versioned<ClassId>>,
     decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
     pub(super) flows: FlowTable,
-    pub(super) all_fragments: ArrayReader<Fragment>,
+    pub(super) all_fragments: ArrayReader<FragmentSet>,
     pub(super) all_hairpin_notes: HashReader<HairpinNoteKey, HairpinNote>,
     counters: PerCpuArray<MapData, Counter>,
     pub(super) all_counters: ArrayReader<Counter>,

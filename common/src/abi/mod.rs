@@ -28,7 +28,7 @@ pub use decision::{Decision, DecisionKey, PROTOCOL_ANY, Verdict};
 pub use endpoint::{Direction, ENDPOINT_MAX, Endpoint, EndpointFlags, SLOT_NONE, SLOTS_BY_INDEX};
 pub use event::{Event, EventBudget};
 pub use flow::{FLOW_WAYS, Flow, FlowBucket, FlowEntry, FlowKey, FlowState};
-pub use fragment::{FRAGMENTS_PER_SLOT, Fragment};
+pub use fragment::{FRAGMENT_SETS, FRAGMENT_WAYS, Fragment, FragmentSet};
 pub use peer::{CIDR_KEY_BITS, CidrKey, PeerClass, UNCLASSIFIED, bpf_spin_lock};
 pub use versioned::Versioned;
 pub use vip::{Hairpin, HairpinKey, HairpinNote, HairpinNoteKey, HairpinWay, VipKey};
