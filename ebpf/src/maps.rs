@@ -127,9 +127,10 @@ pub(crate) static RULE_HITS: PerCpuArray<Counter, { RULE_MAX as usize }> = PerCp
 #[btf_map(name = "events")]
 pub(crate) static EVENTS: RingBuf<Event, { capacity::EVENT_BYTES as usize }> = RingBuf::new();
 
-/// Slot → what the endpoint has used of its event rate. Written here only.
+/// Slot and reason → what the endpoint has used of its event rate. Written here only.
 #[btf_map(name = "event_budgets")]
-pub(crate) static EVENT_BUDGETS: Array<EventBudget, { ENDPOINT_MAX as usize }> = Array::new();
+pub(crate) static EVENT_BUDGETS: Array<EventBudget, { (ENDPOINT_MAX * REASON_MAX) as usize }> =
+    Array::new();
 
 /// Room for what a program run knows about its packet. Written and read here, by one run at a time.
 #[btf_map(name = "scratch")]

@@ -33,7 +33,7 @@ pub(crate) struct Scene {
     pub(crate) slot: u32,
     /// The generation, read once.
     pub(crate) generation: u32,
-    /// Records of drops per second.
+    /// Records of drops per reason and second.
     pub(crate) event_rate: u32,
     /// What was read of the packet.
     pub(crate) packet: Packet,

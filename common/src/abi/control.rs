@@ -16,7 +16,7 @@ pub struct Control {
     /// `u32::MAX` (130 years at one change a second) the agent refuses any further change, by name, and
     /// the next agent makes new tables, as for a new ABI.
     pub generation: u32,
-    /// Drop records per endpoint and second that `events` takes at most; 0: none.
+    /// Drop records per endpoint, reason and second that `events` takes at most; 0: none.
     pub event_rate: u32,
     /// Makes every hash that packets decide about another one, so that nobody outside knows which of them
     /// share a place. Chosen at random when the tables are made.

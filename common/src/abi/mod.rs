@@ -26,7 +26,7 @@ pub use control::{CONTROL_INDEX, Control, Lifetimes};
 pub use counter::{Counter, counter_index};
 pub use decision::{Decision, DecisionKey, PROTOCOL_ANY, Verdict};
 pub use endpoint::{Direction, ENDPOINT_MAX, Endpoint, EndpointFlags, SLOT_NONE, SLOTS_BY_INDEX};
-pub use event::{Event, EventBudget};
+pub use event::{Event, EventBudget, event_budget_index};
 pub use flow::{FLOW_WAYS, Flow, FlowBucket, FlowEntry, FlowKey, FlowState};
 pub use fragment::{FRAGMENT_SETS, FRAGMENT_WAYS, Fragment, FragmentSet};
 pub use peer::{CIDR_KEY_BITS, CidrKey, PeerClass, UNCLASSIFIED, bpf_spin_lock};
