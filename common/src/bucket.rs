@@ -11,12 +11,16 @@
 //! 2. such a one of the pod that has more than half of the bucket, if one has;
 //! 3. any other of that pod;
 //! 4. one that both ends do not want, of anybody;
-//! 5. any other of the same pod;
-//! 6. any other,
+//! 5. any other,
 //!
 //! and of several, the one whose time is over first. So whoever floods a pod replaces flows of the flood;
 //! and a pod that fills the table with connections makes room for everybody else's. What that comes to
 //! stands in the tests below, and in `a_flood_of_first_packets_ends_no_flow_that_stands`.
+//!
+//! Flows fall into buckets as numbers drawn at random do, so some are full long before the table is. Of
+//! flows that all live and are wanted, one gives way for each that comes, in the long run and of those that
+//! the table is asked to hold, at 131,072 (four to a bucket) in 0.0002 %, at 196,608 in 0.013 %, at 262,144
+//! in 0.2 %, at 327,680 in 1 %, and at all 491,520 places in 10 %. Each is counted, as `flow-displaced`.
 
 use crate::abi::{FLOW_WAYS, Flow, FlowBucket, FlowEntry, FlowKey};
 use crate::hash::{self, Seed};
@@ -128,13 +132,20 @@ pub fn place_for(
     worst as usize & 0xf
 }
 
+/// True where a flow that lives, and that both ends want, gives way to the one with this key.
+#[inline(always)]
+pub fn displaces(gives_way: &FlowEntry, key: &FlowKey, second: u32) -> bool {
+    let is_wanted = gives_way.flow.flags & Flow::FLAG_WANTED != 0;
+    is_wanted && gives_way.deadline >= second && gives_way.key != *key
+}
+
 /// How soon a flow that lives gives way to one of the pod of `epoch`; the pod of `most` has most of the
 /// bucket.
 #[inline(always)]
 fn rank(entry: &FlowEntry, epoch: u32, most: u32, blur: impl Blur) -> u64 {
     /// Four bits each, the first lowest: by whether both ends want it, whether it is of the pod with
     /// most, and whether of the same pod.
-    const RANKS: u64 = 0x3356_1214;
+    const RANKS: u64 = 0x3355_1214;
     let of = entry.key.epoch;
     let is_wanted = u64::from(entry.flow.flags & Flow::FLAG_WANTED != 0);
     let index = is_wanted << 2 | is_same(of, most, blur) << 1 | is_same(of, epoch, blur);
@@ -253,6 +264,30 @@ mod tests {
         // Those that were silent longest went, and no others.
         assert!(hog[..2].iter().all(|key| !bucket.has(key)));
         assert!(hog[2..].iter().all(|key| bucket.has(key)));
+    }
+
+    /// Where nobody has most of the bucket, what would be over soonest anyway goes, whoever's it is.
+    #[test]
+    fn a_long_lived_flow_does_not_give_way_before_short_ones() {
+        let mut bucket = Bucket::default();
+        (0..7).for_each(|n| bucket.add(&key(OTHER, n), true, 0, 180));
+        (0..7).for_each(|n| bucket.add(&key(THIRD, n), true, 1, 180));
+        bucket.add(&key(FLOODED, 0), true, 0, 432_000);
+        bucket.add(&key(FLOODED, 1), false, 10, 60);
+        assert!(bucket.has(&key(FLOODED, 0)) && bucket.has(&key(FLOODED, 1)));
+        let gone = (0..7).filter(|n| !bucket.has(&key(OTHER, *n))).count();
+        assert_eq!(gone, 1);
+    }
+
+    #[test]
+    fn only_a_wanted_flow_of_another_that_lives_is_displaced() {
+        let wanted = Flow { flags: Flow::FLAG_WANTED, ..Flow::default() };
+        let entry = FlowEntry { key: key(OTHER, 1), deadline: 10, flow: wanted };
+        assert!(displaces(&entry, &key(FLOODED, 1), 10));
+        assert!(!displaces(&entry, &key(FLOODED, 1), 11), "it was over");
+        assert!(!displaces(&entry, &key(OTHER, 1), 10), "it is its own");
+        let entry = FlowEntry { flow: Flow::default(), ..entry };
+        assert!(!displaces(&entry, &key(FLOODED, 1), 10), "nobody wants it");
     }
 
     #[test]

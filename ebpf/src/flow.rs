@@ -204,21 +204,35 @@ impl Place {
     }
 }
 
-/// Adds a flow, or replaces the one that has its key. False if the table did not take it.
+/// What became of a flow that was to be added.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Added {
+    /// The table did not take it.
+    No,
+    /// It is there.
+    Yes,
+    /// It is there instead of another that lives and that both ends want.
+    Displacing,
+}
+
+/// Adds a flow, or replaces the one that has its key.
 #[inline(always)]
-pub(crate) fn insert(key: &FlowKey, flow: &Flow, spot: Spot, clock: Clock) -> bool {
-    let Some(bucket) = Bucket::of(spot) else { return false };
+pub(crate) fn insert(key: &FlowKey, flow: &Flow, spot: Spot, clock: Clock) -> Added {
+    let Some(bucket) = Bucket::of(spot) else { return Added::No };
     let tag = spot.tag();
     let second = track::second(clock.now, clock.rate);
     let deadline = track::deadline(flow, key, clock.rate, &lifetimes());
     bucket.lock();
     // SAFETY: the element is whole, and under the lock nobody else writes it.
     let way = bucket::place_for(unsafe { &*bucket.0 }, key, tag, second, Blur(tag));
+    let mut added = Added::No;
     if way < FLOW_WAYS {
         // SAFETY: within the element, as just checked; under the lock nobody else writes it.
         unsafe { bucket.tags().wrapping_add(way).write_volatile(tag) };
         // SAFETY: as above; the tags are beside the entries.
         let entry = unsafe { &mut *bucket.entry(way) };
+        let displaces = bucket::displaces(entry, key, second);
+        added = if displaces { Added::Displacing } else { Added::Yes };
         // SAFETY: room for a key, which has no padding.
         unsafe { words::copy::<_, u32>(key, &raw mut entry.key) };
         entry.deadline = deadline;
@@ -227,5 +241,5 @@ pub(crate) fn insert(key: &FlowKey, flow: &Flow, spot: Spot, clock: Clock) -> bo
     }
     bucket.unlock();
     recent::forget(spot);
-    way < FLOW_WAYS
+    added
 }
