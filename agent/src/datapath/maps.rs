@@ -21,7 +21,8 @@ use sluice_policy::tables::Prefix;
 use super::batch::{ArrayReader, HashReader, LOCKED};
 use super::events::Events;
 use super::flows::{FlowTable, Terms};
-use super::generation::{ControlPage, grace_period};
+use super::generation::ControlPage;
+use super::grace::grace_period;
 use super::load::tick_rate;
 
 /// A table that could not be read or written.
@@ -48,7 +49,7 @@ pub enum MapFault {
     )]
     Exhausted,
     /// The kernel would not wait for the packets that were on their way.
-    #[error("cannot wait for packets on their way (membarrier): {0}")]
+    #[error("cannot wait for packets on their way (membarrier, then a table of tables): {0}")]
     GracePeriod(io::Error),
     /// The kernel's time is not known.
     #[error("cannot read the kernel's clock: {0}")]

@@ -4,6 +4,7 @@
 //! * [`maps`]: typed access to the tables, and the applier of ordered operations;
 //! * [`attach`]: the programs on the hooks of pods' interfaces;
 //! * `flows`: the flow table;
+//! * `generation`, `grace`: what makes a change visible at once, and waits for those who do not see it;
 //! * [`pins`]: the directory that keeps all of it in force while no agent runs;
 //! * [`enforcer`]: these together, as [`crate::reconcile`] needs them;
 //! * [`counters`]: what became of packets;
@@ -18,12 +19,14 @@ pub mod enforcer;
 pub mod events;
 mod flows;
 mod generation;
+mod grace;
 mod learn;
 pub mod load;
 pub mod maps;
 mod occupancy;
 pub mod pins;
 pub mod run;
+mod syscall;
 
 pub use load::{Datapath, LoadError, LoadOptions};
 pub use maps::{KernelMaps, MapFault};
