@@ -191,12 +191,14 @@ impl Place {
         }
         let deadline = track::deadline(next, key, TICK_RATE.load(), &lifetimes());
         bucket.lock();
-        // Another flow may have taken the place meanwhile.
-        if bucket.is_of(*way, key) {
-            // SAFETY: within the element; under the lock nobody else writes it.
-            let entry = unsafe { &mut *bucket.entry(*way) };
+        // SAFETY: within the element; under the lock nobody else writes it.
+        let entry = unsafe { &mut *bucket.entry(*way) };
+        // Another flow may have taken the place meanwhile. And what has ended on another CPU since it was
+        // read is not begun again with what was known before.
+        if bucket.is_of(*way, key) && !track::ended_meanwhile(before, &entry.flow, next) {
             // What another CPU has seen meanwhile stays seen.
-            let flags = next.flags | entry.flow.flags & track::BOTH_CLOSED;
+            let since = entry.flow.flags & !before.flags;
+            let flags = next.flags | since & track::BOTH_CLOSED;
             entry.deadline = deadline;
             entry.flow = Flow { flags, ..*next };
         }

@@ -246,7 +246,7 @@ fn from_own_host(scene: &Scene, skb: &Skb) -> Reason {
             }
             // The pod opened it: its own next packet brings the new judgement.
             Known::Stale | Known::Revoked(_) => return Reason::Host,
-            Known::First => {}
+            Known::First | Known::Again => {}
         }
     }
     if track::begins(&scene.packet)
@@ -306,6 +306,8 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     };
     // It is a flow's renewed judgement, not a first packet's.
     let mut again = false;
+    // What is allowed becomes a flow.
+    let mut changes_flow = !is_error;
     if let (Some(key), Some(place)) = (&key, &place) {
         match known(scene, &place.flow, key, direction) {
             Known::Passes(_) if is_error => return Reason::RelatedError,
@@ -330,6 +332,7 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
                 question.protocol = key.protocol as u8;
                 question.port = track::decision_port(key, initiator);
             }
+            Known::Again => changes_flow = false,
             Known::First | Known::Revoked(_) => {}
         }
     }
@@ -344,7 +347,7 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     if let Some(reason) = denied {
         return reason;
     }
-    let key = if is_error { None } else { key };
+    let key = if changes_flow { key } else { None };
     opened(scene, skb, key.as_ref(), spot, direction)
 }
 
@@ -415,7 +418,7 @@ fn renewed(
             Reason::Revoked
         }
         // Never the outcome of a judgement.
-        Known::First | Known::Stale => Reason::Revoked,
+        Known::First | Known::Again | Known::Stale => Reason::Revoked,
     }
 }
 

@@ -207,7 +207,10 @@ impl Scene {
     }
 
     /// Empties the cache of flows that were looked up lately.
-    fn forget_recent(&mut self) {
+    ///
+    /// # Panics
+    /// If the cache cannot be written.
+    pub fn forget_recent(&mut self) {
         /// Bytes of an element.
         type Element = [u64; 6];
         let map = self.datapath.object().map_mut("recent").expect("the object has the cache");

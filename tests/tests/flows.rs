@@ -66,14 +66,9 @@ fn open(scene: &mut Scene) {
 }
 
 fn state(scene: &mut Scene) -> FlowState {
+    use FlowState::{Answered, Closing, Established, Opening, Revoked};
     let flow = scene.datapath.maps().flow(&tcp_key()).unwrap().expect("the flow is there");
-    let states = [
-        FlowState::Opening,
-        FlowState::Answered,
-        FlowState::Established,
-        FlowState::Closing,
-        FlowState::Revoked,
-    ];
+    let states = [Opening, Answered, Established, Closing, Revoked];
     *states.iter().find(|state| **state as u32 == flow.state).expect("a state")
 }
 
@@ -136,10 +131,7 @@ fn a_revoked_connection_stays_cut_where_one_direction_is_open() {
         let mut scene = Scene::isolated_in(governed);
         let port = if governed == Ingress { CLIENT } else { SERVER };
         scene.allow(governed, protocol::TCP, port);
-        let packet = |direction, flags| match direction {
-            Ingress => back(flags),
-            Egress => out(flags),
-        };
+        let packet = |direction, flags| if direction == Ingress { back(flags) } else { out(flags) };
         scene.passes(governed, &packet(governed, SYN), Reason::Allowed);
         scene.passes(open, &packet(open, SYN | ACK), Reason::Established);
         scene.passes(governed, &packet(governed, ACK), Reason::Established);
@@ -231,6 +223,24 @@ fn connections_open_close_and_open_again_as_tcp_does() {
     assert_eq!(state(&mut scene), FlowState::Closing);
     scene.passes(Egress, &out(SYN), Reason::Allowed);
     scene.passes(Ingress, &back(SYN | ACK), Reason::Established);
+    scene.passes(Egress, &out(ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Established);
+}
+
+/// What anybody can forge who knows the ports ends no connection.
+#[test]
+fn one_forged_packet_changes_nothing_that_lasts() {
+    let mut scene = client();
+    open(&mut scene);
+    scene.passes(Ingress, &back(RST), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Closing);
+    scene.forget_recent();
+    scene.passes(Ingress, &back(ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Established);
+    scene.passes(Egress, &out(SYN), Reason::Allowed);
+    assert_eq!(state(&mut scene), FlowState::Established);
+    scene.passes(Ingress, &back(SYN | ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Answered, "it is another connection");
     scene.passes(Egress, &out(ACK), Reason::Established);
     assert_eq!(state(&mut scene), FlowState::Established);
 }

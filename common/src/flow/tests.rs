@@ -37,6 +37,14 @@ fn meets(flow: &Flow, packet: &Packet, direction: Direction, second: u64) -> Kno
     known(flow, &KEY, packet, direction, 1, at(second), &LIFETIMES)
 }
 
+#[track_caller]
+fn passes(flow: &Flow, packet: &Packet, direction: Direction, second: u64) -> Flow {
+    match meets(flow, packet, direction, second) {
+        Known::Passes(next) => next,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// The end that does not know that policy cut the connection retransmits, at intervals up to two minutes,
 /// and probes after hours: none of that is a first packet.
 #[test]
@@ -75,4 +83,52 @@ fn what_answers_an_unknown_opening_opens_nothing() {
     let state = |flags| opened(flags).map(|flow| flow.state);
     assert_eq!(state(tcp_flag::SYN), Some(FlowState::Opening as u32));
     assert_eq!(state(tcp_flag::ACK), Some(FlowState::Established as u32));
+}
+
+/// Nobody here knows whether the ends believe a reset; the one that is said to have sent it does.
+#[test]
+fn a_connection_stands_again_where_the_end_that_reset_it_goes_on() {
+    let (data, reset) = (tcp(tcp_flag::ACK), tcp(tcp_flag::RST));
+    let flow = passes(&established(), &reset, Direction::Ingress, 1);
+    assert_eq!(flow.state, FlowState::Closing as u32);
+    // The other end may send on what it had sent before it heard.
+    let flow = passes(&flow, &data, Direction::Egress, 2);
+    assert_eq!(flow.state, FlowState::Closing as u32);
+    let again = passes(&flow, &reset, Direction::Ingress, 3);
+    assert_eq!(again.state, FlowState::Closing as u32, "reset twice");
+    let flow = passes(&flow, &data, Direction::Ingress, 3);
+    assert_eq!((flow.state, flow.flags), (FlowState::Established as u32, Flow::FLAG_WANTED));
+    // What both ends have closed is over.
+    let closed = Flow { flags: established().flags | BOTH_CLOSED, ..established() };
+    let flow = passes(&closed, &reset, Direction::Ingress, 1);
+    assert_eq!(passes(&flow, &data, Direction::Ingress, 2).state, FlowState::Closing as u32);
+    // And so is what did not stand yet.
+    let opening = Flow { state: FlowState::Opening as u32, flags: 0, ..established() };
+    let flow = passes(&opening, &reset, Direction::Egress, 1);
+    assert_eq!(passes(&flow, &data, Direction::Egress, 2).state, FlowState::Closing as u32);
+}
+
+#[test]
+fn a_connection_stands_until_a_new_syn_is_answered() {
+    let half_closed =
+        Flow { flags: Flow::FLAG_WANTED | Flow::FLAG_FIN_INGRESS, ..established() };
+    let syn = tcp(tcp_flag::SYN);
+    assert_eq!(meets(&half_closed, &syn, Direction::Ingress, 1), Known::Again);
+    assert_eq!(meets(&half_closed, &syn, Direction::Egress, 1), Known::First, "another's");
+    let answer = tcp(tcp_flag::SYN | tcp_flag::ACK);
+    let flow = passes(&half_closed, &answer, Direction::Egress, 1);
+    assert_eq!((flow.state, flow.flags), (FlowState::Answered as u32, 0), "a new connection");
+    let flow = passes(&flow, &tcp(tcp_flag::ACK), Direction::Ingress, 1);
+    assert_eq!((flow.state, flow.flags), (FlowState::Established as u32, Flow::FLAG_WANTED));
+    // A SYN-ACK of the end that opened it, as after a simultaneous open, is of no new one.
+    assert_eq!(passes(&flow, &answer, Direction::Ingress, 1), flow);
+}
+
+#[test]
+fn what_ended_on_another_cpu_is_not_begun_again() {
+    let closing = Flow { state: FlowState::Closing as u32, flags: 0, ..established() };
+    let seen = Flow { last_seen: at(1).now, ..established() };
+    assert!(ended_meanwhile(&established(), &closing, &seen));
+    assert!(!ended_meanwhile(&closing, &closing, &seen), "it was known");
+    assert!(!ended_meanwhile(&established(), &established(), &closing));
 }
