@@ -151,7 +151,11 @@ pub fn known(
     }
     if opens(packet) && !continues_opening(flow) {
         let stands = flow.state == FlowState::Established as u32;
-        return if stands && direction as u32 == flow.initiator { Known::Again } else { Known::First };
+        return if stands && direction as u32 == flow.initiator {
+            Known::Again
+        } else {
+            Known::First
+        };
     }
     if flow.generation != generation && !passes_for_good(flow) {
         return Known::Stale;

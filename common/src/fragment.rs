@@ -7,6 +7,7 @@
 //! order unless they spread one packet over several ways, and then the datagram is lost.
 
 use crate::abi::{Direction, FRAGMENT_SETS, FRAGMENT_WAYS, Fragment, FragmentSet};
+use crate::bucket::Blur;
 use crate::flow::Clock;
 use crate::hash::{self, Seed};
 use crate::parse::{Packet, Transport, icmp_transport, protocol, tcp_flag};
@@ -44,7 +45,13 @@ pub fn find(set: &FragmentSet, packet: &Packet, epoch: u32, clock: Clock) -> usi
 /// So whoever floods a pod with first fragments displaces its own, and of others one for each address that
 /// it sends from.
 #[inline(always)]
-pub fn place_for(set: &FragmentSet, packet: &Packet, epoch: u32, clock: Clock) -> usize {
+pub fn place_for(
+    set: &FragmentSet,
+    packet: &Packet,
+    epoch: u32,
+    clock: Clock,
+    blur: impl Blur,
+) -> usize {
     /// Times are far below, and the number of a place below that.
     const RANK_SHIFT: u32 = 62;
     const WAY_BITS: u32 = FRAGMENT_WAYS.trailing_zeros();
@@ -61,9 +68,11 @@ pub fn place_for(set: &FragmentSet, packet: &Packet, epoch: u32, clock: Clock) -
         };
         let begun = place.begun & ((1 << (RANK_SHIFT - WAY_BITS)) - 1);
         let score = rank << RANK_SHIFT | begun << WAY_BITS | way as u64;
+        let score = blur.blur(score);
         if score < worst {
             worst = score;
         }
+        worst = blur.blur(worst);
         way += 1;
     }
     worst as usize & (FRAGMENT_WAYS - 1)
@@ -139,6 +148,7 @@ mod tests {
 
     use super::*;
     use crate::abi::Address;
+    use crate::bucket::Plain;
     use crate::parse::Piece;
 
     const EPOCH: u32 = 7;
@@ -161,7 +171,7 @@ mod tests {
     /// Notes a first fragment as the programs do.
     fn begin_in(set: &mut FragmentSet, source: u32, id: u32, second: u64) {
         let packet = piece(source, id, 0, true);
-        let way = place_for(set, &packet, EPOCH, at(second));
+        let way = place_for(set, &packet, EPOCH, at(second), Plain);
         set.places[way] = begin(&packet, EPOCH, at(second));
     }
 

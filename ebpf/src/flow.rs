@@ -144,7 +144,7 @@ impl Bucket {
 
 /// Numbers without what the verifier knows of them: mixed twice with this one, of which it knows nothing.
 #[derive(Clone, Copy)]
-struct Blur(u32);
+pub(crate) struct Blur(pub(crate) u32);
 
 impl bucket::Blur for Blur {
     #[inline(always)]

@@ -5,6 +5,7 @@ use sluice_common::fragment as pieces;
 use sluice_common::parse::Transport;
 use sluice_common::reason::Reason;
 
+use crate::flow::Blur;
 use crate::maps;
 use crate::path::Scene;
 
@@ -58,7 +59,7 @@ pub(crate) fn note(scene: &Scene, direction: Direction) {
     }
     let Scene { packet, endpoint, clock, .. } = scene;
     if let Some(set) = element(scene, direction) {
-        let way = pieces::place_for(set, packet, endpoint.epoch, *clock);
+        let way = pieces::place_for(set, packet, endpoint.epoch, *clock, Blur(packet.piece.id));
         set.places[way] = pieces::begin(packet, endpoint.epoch, *clock);
     }
 }

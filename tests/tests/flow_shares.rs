@@ -10,8 +10,8 @@ use sluice::datapath::{Datapath, LoadOptions};
 use sluice::engine::packet::{frame, tcp};
 use sluice_common::abi::Direction::{self, Egress, Ingress};
 use sluice_common::abi::{
-    Address, Decision, DecisionKey, Endpoint, EndpointFlags, FLOW_WAYS, Flow, FlowKey, UNCLASSIFIED,
-    Verdict, Versioned, capacity,
+    Address, Decision, DecisionKey, Endpoint, EndpointFlags, FLOW_WAYS, Flow, FlowKey,
+    UNCLASSIFIED, Verdict, Versioned, capacity,
 };
 use sluice_common::bucket::Spot;
 use sluice_common::parse::protocol;

@@ -21,12 +21,10 @@ fn refuse_membarrier() {
         step(ANSWER, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32),
         step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let program =
-        libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: the kernel copies the filter, which lives until it returns.
-    let result = unsafe {
-        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
-    };
+    let result =
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     // SAFETY: the call takes three integers and touches no memory of ours.
     let refused = unsafe { libc::syscall(libc::SYS_membarrier, 1, 0, 0) };

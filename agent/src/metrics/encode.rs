@@ -223,9 +223,9 @@ impl Report {
         let mut family = Family::counter(encoder, "sluice_noted_packets", help)?;
         for (endpoint, counted, direction) in self.counting() {
             let (namespace, pod) = parts(endpoint);
-            let noted = counted.iter().filter(|((of, reason), _)| {
-                *of == direction && reason.outcome() == Outcome::Note
-            });
+            let noted = counted
+                .iter()
+                .filter(|((of, reason), _)| *of == direction && reason.outcome() == Outcome::Note);
             for ((_, reason), counter) in noted {
                 let labels = [
                     ("namespace", namespace),

@@ -110,8 +110,7 @@ fn a_connection_stands_again_where_the_end_that_reset_it_goes_on() {
 
 #[test]
 fn a_connection_stands_until_a_new_syn_is_answered() {
-    let half_closed =
-        Flow { flags: Flow::FLAG_WANTED | Flow::FLAG_FIN_INGRESS, ..established() };
+    let half_closed = Flow { flags: Flow::FLAG_WANTED | Flow::FLAG_FIN_INGRESS, ..established() };
     let syn = tcp(tcp_flag::SYN);
     assert_eq!(meets(&half_closed, &syn, Direction::Ingress, 1), Known::Again);
     assert_eq!(meets(&half_closed, &syn, Direction::Egress, 1), Known::First, "another's");
