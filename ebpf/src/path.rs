@@ -43,6 +43,8 @@ pub(crate) struct Scene {
     pub(crate) rule: RuleId,
     /// It leaves for a service that can lead it back to the pod.
     pub(crate) may_return: bool,
+    /// If it is allowed, a flow is opened by it.
+    opens_flow: bool,
 }
 
 const _: () = assert!(size_of::<Scene>() <= size_of::<Scratch>());
@@ -86,6 +88,7 @@ impl Scene {
         write!(room.read, Ok(Frame::Ip));
         write!(room.rule, RULE_DEFAULT);
         write!(room.may_return, false);
+        write!(room.opens_flow, true);
         // SAFETY: as above; every field was written. What the element held before was not read.
         let scene = unsafe { &mut *room };
         scene.read = parse(skb, &mut scene.packet);
@@ -306,8 +309,7 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     };
     // It is a flow's renewed judgement, not a first packet's.
     let mut again = false;
-    // What is allowed becomes a flow.
-    let mut changes_flow = !is_error;
+    scene.opens_flow = !is_error;
     if let (Some(key), Some(place)) = (&key, &place) {
         match known(scene, &place.flow, key, direction) {
             Known::Passes(_) if is_error => return Reason::RelatedError,
@@ -332,7 +334,7 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
                 question.protocol = key.protocol as u8;
                 question.port = track::decision_port(key, initiator);
             }
-            Known::Again => changes_flow = false,
+            Known::Again => scene.opens_flow = false,
             Known::First | Known::Revoked(_) => {}
         }
     }
@@ -347,7 +349,6 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     if let Some(reason) = denied {
         return reason;
     }
-    let key = if changes_flow { key } else { None };
     opened(scene, skb, key.as_ref(), spot, direction)
 }
 
@@ -471,7 +472,8 @@ fn opened(
     let is_governed = scene.governs(direction);
     scene.may_return = matches!(direction, Direction::Egress) && hairpin::can_return(scene);
     let flags = if scene.may_return { Flow::FLAG_SELF } else { 0 };
-    if let Some(key) = key
+    if scene.opens_flow
+        && let Some(key) = key
         && let Some(flow) = open(scene, direction, scene.rule, flags)
         && !insert(scene, skb, direction, key, &flow, spot)
         && is_governed
