@@ -11,14 +11,19 @@
 //! 2. such a one of the pod that has more than half of the bucket, if one has;
 //! 3. any other of that pod;
 //! 4. one that both ends do not want, of anybody;
-//! 5. any other of the same pod;
-//! 6. any other,
+//! 5. any other,
 //!
 //! and of several, the one whose time is over first. So whoever floods a pod replaces flows of the flood;
 //! and a pod that fills the table with connections makes room for everybody else's. What that comes to
 //! stands in the tests below, and in `a_flood_of_first_packets_ends_no_flow_that_stands`.
+//!
+//! Flows fall into buckets as numbers drawn at random do, so some are full long before the table is. Of
+//! flows that all live and are wanted, one gives way for each that comes, in the long run and of those that
+//! the table is asked to hold, at 131,072 (four to a bucket) in 0.0002 %, at 196,608 in 0.013 %, at 262,144
+//! in 0.2 %, at 327,680 in 1 %, and at all 491,520 places in 10 %. Each is counted, as `flow-displaced`.
 
 use crate::abi::{FLOW_WAYS, Flow, FlowBucket, FlowEntry, FlowKey};
+use crate::hash::{self, Seed};
 
 /// Where the flow with a key is to be looked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,23 +31,15 @@ pub struct Spot {
     hash: u64,
 }
 
-/// Odd numbers of 64 bits without a pattern (the golden ratio's, and xxHash's second prime).
-const FIRST: u64 = 0x9e37_79b9_7f4a_7c15;
-const SECOND: u64 = 0xc2b2_ae3d_27d4_eb4f;
-
 impl Spot {
-    /// Of a key, with [`crate::abi::Control::hash_seed`].
-    ///
-    /// A mixture that takes nanoseconds, and no cryptography: who finds keys that fall into one bucket
-    /// all the same can displace flows of the pods that they are about.
+    /// Of a key, with [`crate::abi::Control::hash_seed`]: who does not know that cannot find keys that fall
+    /// into one bucket.
     #[inline(always)]
-    pub const fn new(key: &FlowKey, seed: u32) -> Self {
-        let [a, b, c, d] = key.remote.words();
-        let address = (a ^ c.rotate_left(16)) as u64 | ((b ^ d) as u64) << 32;
-        let ports = (key.local_port_be as u64) << 16 | key.remote_port_be as u64;
-        let rest = ports << 32 | (key.epoch ^ key.protocol << 24) as u64;
-        let mixed = (address ^ seed as u64).wrapping_mul(FIRST);
-        Self { hash: ((mixed ^ mixed >> 32) ^ rest).wrapping_mul(SECOND) }
+    pub const fn new(key: &FlowKey, seed: &Seed) -> Self {
+        let FlowKey { remote, epoch, local_port_be, remote_port_be, protocol } = *key;
+        let [a, b, c, d] = remote.words();
+        let ports = (local_port_be as u32) << 16 | remote_port_be as u32;
+        Self { hash: hash::of_eight([a, b, c, d, epoch, ports, protocol, 0], seed) }
     }
 
     /// A number below 2^`bits`, good enough for a cache.
@@ -51,24 +48,16 @@ impl Spot {
         (self.hash >> (64 - bits)) as u32
     }
 
-    /// The bucket, of `count`, a power of two.
+    /// The bucket, of `count`, a power of two above 1.
     #[inline(always)]
     pub const fn bucket(self, count: u32) -> u32 {
-        (self.mixed_again() >> 32) as u32 & (count - 1)
+        (self.hash >> (64 - count.trailing_zeros())) as u32
     }
 
-    /// What tells the flow from others in its bucket, never 0. Two flows in a bucket with the same tag,
-    /// of two thousand million, replace each other.
+    /// What tells the flow from others in its bucket, never 0; from nearly all: see [`place_for`].
     #[inline(always)]
     pub const fn tag(self) -> u32 {
-        self.mixed_again() as u32 | 1
-    }
-
-    /// Until here the lower bits know nothing of the higher ones.
-    #[inline(always)]
-    const fn mixed_again(self) -> u64 {
-        let mixed = (self.hash ^ self.hash >> 29).wrapping_mul(FIRST);
-        mixed ^ mixed >> 32
+        (self.hash >> 12) as u32 | 1
     }
 }
 
@@ -111,7 +100,10 @@ pub fn remove(bucket: &mut FlowBucket, way: usize) {
 }
 
 /// The place that a new flow takes: its own, if it has one; a free one; or that of the flow which gives
-/// way to it. Below [`FLOW_WAYS`]. `second` is now.
+/// way to it. `second` is now.
+///
+/// [`FLOW_WAYS`] where a flow that lives has the same tag, as one of two thousand million has: it cannot be
+/// told from the new one by who looks for tags, and does not give way for that.
 #[inline(always)]
 pub fn place_for(
     bucket: &FlowBucket,
@@ -122,7 +114,9 @@ pub fn place_for(
 ) -> usize {
     let own_or_free = blur.blur(find(&bucket.tags, tag) as u64) as usize;
     if own_or_free < FLOW_WAYS {
-        return own_or_free;
+        let entry = &bucket.entries[own_or_free];
+        let is_others = bucket.tags[own_or_free] == tag && entry.key != *key;
+        return if is_others && entry.deadline >= second { FLOW_WAYS } else { own_or_free };
     }
     let most = majority(bucket, blur);
     let mut worst = u64::MAX;
@@ -138,13 +132,20 @@ pub fn place_for(
     worst as usize & 0xf
 }
 
+/// True where a flow that lives, and that both ends want, gives way to the one with this key.
+#[inline(always)]
+pub fn displaces(gives_way: &FlowEntry, key: &FlowKey, second: u32) -> bool {
+    let is_wanted = gives_way.flow.flags & Flow::FLAG_WANTED != 0;
+    is_wanted && gives_way.deadline >= second && gives_way.key != *key
+}
+
 /// How soon a flow that lives gives way to one of the pod of `epoch`; the pod of `most` has most of the
 /// bucket.
 #[inline(always)]
 fn rank(entry: &FlowEntry, epoch: u32, most: u32, blur: impl Blur) -> u64 {
     /// Four bits each, the first lowest: by whether both ends want it, whether it is of the pod with
     /// most, and whether of the same pod.
-    const RANKS: u64 = 0x3356_1214;
+    const RANKS: u64 = 0x3355_1214;
     let of = entry.key.epoch;
     let is_wanted = u64::from(entry.flow.flags & Flow::FLAG_WANTED != 0);
     let index = is_wanted << 2 | is_same(of, most, blur) << 1 | is_same(of, epoch, blur);
@@ -187,10 +188,25 @@ mod tests {
 
     use super::*;
     use crate::abi::Address;
+    use crate::hash::SEED_WORDS;
 
     fn key(epoch: u32, number: u32) -> FlowKey {
         let remote = Address::from_v4_word(number);
         FlowKey { remote, epoch, local_port_be: 80, remote_port_be: 1, protocol: 6 }
+    }
+
+    const SEED: Seed = seed(1);
+
+    /// Words without a pattern, another ten for each number.
+    const fn seed(number: u32) -> Seed {
+        let mut seed = [0; SEED_WORDS];
+        let mut word = 0;
+        while word < SEED_WORDS {
+            let mixed = (number * 10 + word as u32).wrapping_mul(0x9e37_79b1);
+            seed[word] = (mixed ^ mixed >> 15).wrapping_mul(0x85eb_ca77) ^ mixed >> 13;
+            word += 1;
+        }
+        seed
     }
 
     /// A bucket to which flows are added as the programs do.
@@ -199,7 +215,7 @@ mod tests {
 
     impl Bucket {
         fn add(&mut self, key: &FlowKey, is_wanted: bool, second: u32, lifetime: u32) {
-            let tag = Spot::new(key, 0).tag();
+            let tag = Spot::new(key, &SEED).tag();
             let way = place_for(&self.0, key, tag, second, Plain);
             let flags = if is_wanted { Flow::FLAG_WANTED } else { 0 };
             let flow = Flow { flags, ..Flow::default() };
@@ -208,7 +224,7 @@ mod tests {
         }
 
         fn has(&self, key: &FlowKey) -> bool {
-            let tag = Spot::new(key, 0).tag();
+            let tag = Spot::new(key, &SEED).tag();
             self.0.tags.get(find(&self.0.tags, tag)) == Some(&tag)
         }
     }
@@ -250,6 +266,30 @@ mod tests {
         assert!(hog[2..].iter().all(|key| bucket.has(key)));
     }
 
+    /// Where nobody has most of the bucket, what would be over soonest anyway goes, whoever's it is.
+    #[test]
+    fn a_long_lived_flow_does_not_give_way_before_short_ones() {
+        let mut bucket = Bucket::default();
+        (0..7).for_each(|n| bucket.add(&key(OTHER, n), true, 0, 180));
+        (0..7).for_each(|n| bucket.add(&key(THIRD, n), true, 1, 180));
+        bucket.add(&key(FLOODED, 0), true, 0, 432_000);
+        bucket.add(&key(FLOODED, 1), false, 10, 60);
+        assert!(bucket.has(&key(FLOODED, 0)) && bucket.has(&key(FLOODED, 1)));
+        let gone = (0..7).filter(|n| !bucket.has(&key(OTHER, *n))).count();
+        assert_eq!(gone, 1);
+    }
+
+    #[test]
+    fn only_a_wanted_flow_of_another_that_lives_is_displaced() {
+        let wanted = Flow { flags: Flow::FLAG_WANTED, ..Flow::default() };
+        let entry = FlowEntry { key: key(OTHER, 1), deadline: 10, flow: wanted };
+        assert!(displaces(&entry, &key(FLOODED, 1), 10));
+        assert!(!displaces(&entry, &key(FLOODED, 1), 11), "it was over");
+        assert!(!displaces(&entry, &key(OTHER, 1), 10), "it is its own");
+        let entry = FlowEntry { flow: Flow::default(), ..entry };
+        assert!(!displaces(&entry, &key(FLOODED, 1), 10), "nobody wants it");
+    }
+
     #[test]
     fn what_is_over_goes_before_what_lives() {
         let mut bucket = Bucket::default();
@@ -272,7 +312,7 @@ mod tests {
     fn no_place_is_free_before_one_that_is_taken() {
         let mut bucket = Bucket::default();
         (0..5).for_each(|n| bucket.add(&key(OTHER, n), false, 0, 60));
-        let way = find(&bucket.0.tags, Spot::new(&key(OTHER, 1), 0).tag());
+        let way = find(&bucket.0.tags, Spot::new(&key(OTHER, 1), &SEED).tag());
         remove(&mut bucket.0, way);
         assert!([0, 2, 3, 4].iter().all(|n| bucket.has(&key(OTHER, *n))));
         assert!(!bucket.has(&key(OTHER, 1)));
@@ -294,22 +334,71 @@ mod tests {
         let epochs = |n: u32| key(n, 5);
         let fields: [&dyn Fn(u32) -> FlowKey; 4] = [&ports, &remote_ports, &addresses, &epochs];
         for (number, field) in fields.iter().enumerate() {
-            let mut load = [0_u32; BUCKETS as usize];
-            for n in 0..KEYS {
-                load[Spot::new(&field(n), 77).bucket(BUCKETS) as usize] += 1;
+            for seed in (0..50).map(seed) {
+                let mut load = [0_u32; BUCKETS as usize];
+                for n in 0..KEYS {
+                    load[Spot::new(&field(n), &seed).bucket(BUCKETS) as usize] += 1;
+                }
+                // The mean is 8, the standard deviation 2.8; drawn at random, the fullest has about 19.
+                let fullest = load.iter().max().copied().unwrap_or_default();
+                assert!(fullest <= 26, "field {number}, {seed:?}: {fullest} in one bucket");
             }
-            // The mean is 8, the standard deviation 2.8; drawn at random, the fullest has about 19.
-            let fullest = load.iter().max().copied().unwrap_or_default();
-            assert!(fullest <= 24, "field {number}: {fullest} in one bucket");
         }
     }
 
     #[test]
     fn the_seed_says_which_keys_share_a_bucket() {
-        let bucket = |n, seed| Spot::new(&key(1, n), seed).bucket(1024);
-        let shared = |seed| (1..100_000).filter(|&n| bucket(n, seed) == bucket(0, seed)).collect();
-        let (one, other): (Vec<u32>, Vec<u32>) = (shared(1), shared(2));
+        let bucket = |n, number| Spot::new(&key(1, n), &seed(number)).bucket(1024);
+        let shared = |number| {
+            (1..100_000).filter(|&n| bucket(n, number) == bucket(0, number)).collect::<Vec<u32>>()
+        };
+        let (one, other) = (shared(1), shared(2));
         let both = one.iter().filter(|n| other.contains(n)).count();
         assert!(!one.is_empty() && both * 10 < one.len(), "{both} of {}", one.len());
+    }
+
+    /// Words of an address.
+    fn words(text: &str) -> [u32; 4] {
+        Address::from(text.parse::<std::net::IpAddr>().expect("an address")).words()
+    }
+
+    /// Keys whose difference the words' exclusive-or, or a product's highest bit, would not show.
+    #[test]
+    fn no_two_keys_fall_together_under_every_seed() {
+        const TOP: u32 = 1 << 31;
+        let mut pairs = Vec::new();
+        for victim in ["203.0.113.77", "2a00:1450:4001:830::200e", "10.244.3.7"].map(words) {
+            let prefix = words("2001:db8:dead:beef::");
+            let third = (prefix[0] ^ victim[0] ^ victim[2].rotate_left(16)).rotate_left(16);
+            let last = prefix[1] ^ victim[1] ^ victim[3];
+            pairs.push((victim, [prefix[0], prefix[1], third, last]));
+            let [a, b, c, d] = victim;
+            pairs.push((victim, [a, b ^ TOP, c ^ TOP, d ^ TOP]));
+            pairs.push((victim, [a, b ^ TOP, c, d ^ TOP]));
+            pairs.push((victim, [a ^ TOP, b, c ^ TOP, d]));
+            pairs.push((victim, [b, a, d, c]));
+            pairs.push((victim, [c, d, a, b]));
+        }
+        for (victim, attacker) in pairs.into_iter().filter(|(one, other)| one != other) {
+            let key = |words| FlowKey { remote: Address::from_words(words), ..key(7, 0) };
+            let is_shared = |number: &u32| {
+                let spots = [victim, attacker].map(|words| Spot::new(&key(words), &seed(*number)));
+                spots[0].bucket(32_768) == spots[1].bucket(32_768)
+            };
+            let shared = (0..20_000).filter(is_shared).count();
+            assert!(shared < 20, "{victim:x?} and {attacker:x?}: under {shared} of 20,000 seeds");
+        }
+    }
+
+    /// A flow of another key with its tag, which nobody can find without the seed, is not its own.
+    #[test]
+    fn no_flow_gives_way_for_its_tag() {
+        let (standing, new) = (key(OTHER, 1), key(FLOODED, 2));
+        let mut bucket = Bucket::default();
+        bucket.add(&standing, true, 0, 1000);
+        let tag = bucket.0.tags[0];
+        assert_eq!(place_for(&bucket.0, &new, tag, 1, Plain), FLOW_WAYS);
+        assert_eq!(place_for(&bucket.0, &standing, tag, 1, Plain), 0);
+        assert_eq!(place_for(&bucket.0, &new, tag, 1001, Plain), 0, "it was over");
     }
 }

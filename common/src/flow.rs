@@ -12,6 +12,20 @@
 //!
 //! A flow is judged when it opens, and again at its next packet once the tables have changed: always
 //! in the direction of its *initiator*, because that is whose connection it is.
+//!
+//! What policy took back stays known for as long as it would have, had policy not: the pod's own end
+//! does not know that it was cut, retransmits after minutes and probes after hours, and in a direction
+//! that nothing governs each of these packets would open the connection anew, as the pod's own.
+//!
+//! That is what the middle of a connection does that is not known: its packet is judged in its own
+//! direction, and whose connection it was nobody can say. There are such packets only where a flow gave
+//! way to others, where what was open before the pod was isolated could not be learned, and after an
+//! established flow's lifetime; to refuse them would cut all of these. A SYN-ACK among them opens
+//! nothing: it answers what the other end has opened, which that end's next packet shows.
+//!
+//! One packet that somebody forges, which the ends refuse for its sequence number, ends no connection: after
+//! a reset it stands again once the end goes on that is said to have reset it; and a SYN from the end that
+//! opened it changes nothing before the other end answers with a SYN-ACK.
 
 use crate::abi::{Direction, Flow, FlowKey, FlowState, Lifetimes, RULE_DEFAULT, RuleId};
 use crate::parse::{Packet, Transport, protocol, sctp_chunk, tcp_flag};
@@ -25,18 +39,20 @@ pub struct Clock {
     pub rate: u32,
 }
 
-/// Seconds after its last packet for which a flow is remembered.
+/// Seconds after its last packet for which a flow is remembered; one that policy took back, as if both
+/// ends still had it.
 #[inline(always)]
 pub const fn lifetime_seconds(protocol: u32, state: u32, lifetimes: &Lifetimes) -> u32 {
     const ESTABLISHED: u32 = FlowState::Established as u32;
     const ANSWERED: u32 = FlowState::Answered as u32;
     const CLOSING: u32 = FlowState::Closing as u32;
+    const REVOKED: u32 = FlowState::Revoked as u32;
     let is_connection = protocol == protocol::TCP as u32 || protocol == protocol::SCTP as u32;
     match state {
-        ESTABLISHED if is_connection => lifetimes.established,
+        ESTABLISHED | REVOKED if is_connection => lifetimes.established,
         CLOSING if is_connection => lifetimes.closing,
         _ if is_connection => lifetimes.opening,
-        ESTABLISHED | ANSWERED if protocol == protocol::UDP as u32 => lifetimes.udp,
+        ESTABLISHED | ANSWERED | REVOKED if protocol == protocol::UDP as u32 => lifetimes.udp,
         _ if protocol == protocol::UDP as u32 => lifetimes.udp_opening,
         _ => lifetimes.echo,
     }
@@ -112,6 +128,9 @@ pub enum Known {
     /// It is no packet of this flow: to be judged in its own direction like a first one, and the flow
     /// replaced if that allows it. The flow stays where it denies.
     First,
+    /// It begins a connection anew, or pretends to, that stands and that the same end has opened: to be
+    /// judged like a first one. The flow stays, until the other end answers.
+    Again,
     /// Policy took the flow back: the packet is dropped. The flow becomes this.
     Revoked(Flow),
 }
@@ -131,7 +150,12 @@ pub fn known(
         return Known::First;
     }
     if opens(packet) && !continues_opening(flow) {
-        return Known::First;
+        let stands = flow.state == FlowState::Established as u32;
+        return if stands && direction as u32 == flow.initiator {
+            Known::Again
+        } else {
+            Known::First
+        };
     }
     if flow.generation != generation && !passes_for_good(flow) {
         return Known::Stale;
@@ -164,14 +188,15 @@ pub fn judged_again(
             Known::Passes(advance(next, packet, direction))
         }
         None => {
+            // That both ends wanted it stays noted: a flood does not end the memory of it either.
             next.state = FlowState::Revoked as u32;
             Known::Revoked(next)
         }
     }
 }
 
-/// The flow that an allowed first packet opens; `None` where it opens none (a reset ends whatever it
-/// belonged to).
+/// The flow that an allowed first packet opens; `None` where it opens none: a reset ends whatever it
+/// belonged to, and a SYN-ACK answers what the other end opens.
 #[inline(always)]
 pub fn open(
     packet: &Packet,
@@ -191,7 +216,7 @@ pub fn open(
         reserved: 0,
     };
     match packet.transport {
-        Transport::Tcp { flags } if flags & tcp_flag::RST != 0 => None,
+        Transport::Tcp { flags } if flags & tcp_flag::RST != 0 || is_acceptance(packet) => None,
         Transport::Sctp { chunk: sctp_chunk::ABORT | sctp_chunk::SHUTDOWN_COMPLETE } => None,
         // A connection that was open before we looked is not opening any more.
         Transport::Tcp { .. } | Transport::Sctp { .. } if !opens(packet) => {
@@ -276,6 +301,22 @@ const fn opens(packet: &Packet) -> bool {
     }
 }
 
+/// True for what an end says first, and is no answer as far as it tells.
+#[inline(always)]
+pub const fn begins(packet: &Packet) -> bool {
+    opens(packet) || matches!(packet.transport, Transport::Udp | Transport::EchoRequest)
+}
+
+/// True for a SYN-ACK.
+#[inline(always)]
+const fn is_acceptance(packet: &Packet) -> bool {
+    const LOOKED_AT: u8 = tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST;
+    match packet.transport {
+        Transport::Tcp { flags } => flags & LOOKED_AT == tcp_flag::SYN | tcp_flag::ACK,
+        _ => false,
+    }
+}
+
 /// A second SYN before the connection stands is a retransmission, or from the other side a simultaneous
 /// open (RFC 9293 section 3.5): the same connection either way. Anywhere else a SYN begins a new
 /// connection on the same ports, which has to be judged as one.
@@ -295,6 +336,8 @@ pub const fn seen(mut flow: Flow, clock: Clock) -> Flow {
 
 /// Bits of [`Flow::flags`]: both sides have sent a FIN.
 pub const BOTH_CLOSED: u32 = Flow::FLAG_FIN_INGRESS | Flow::FLAG_FIN_EGRESS;
+/// Bits of [`Flow::flags`]: one of the sides has reset it.
+const RESET: u32 = Flow::FLAG_RESET_INGRESS | Flow::FLAG_RESET_EGRESS;
 
 /// False for the repetition of a first packet.
 #[inline(always)]
@@ -306,6 +349,15 @@ const fn answers(packet: &Packet) -> bool {
     }
 }
 
+/// The flag for a reset in a direction.
+#[inline(always)]
+const fn reset_flag(direction: Direction) -> u32 {
+    match direction {
+        Direction::Ingress => Flow::FLAG_RESET_INGRESS,
+        Direction::Egress => Flow::FLAG_RESET_EGRESS,
+    }
+}
+
 /// What is over is wanted no more.
 #[inline(always)]
 const fn close(flow: &mut Flow) {
@@ -313,11 +365,46 @@ const fn close(flow: &mut Flow) {
     flow.flags &= !Flow::FLAG_WANTED;
 }
 
+/// What was reset, by a packet that was not the end's own as it turns out.
+#[inline(always)]
+const fn reopen(flow: &mut Flow) {
+    flow.state = FlowState::Established as u32;
+    flow.flags = flow.flags & !RESET | Flow::FLAG_WANTED;
+}
+
+/// A connection that stood and that its opener began anew was accepted, and nothing said before counts.
+#[inline(always)]
+const fn begin_anew(flow: &mut Flow) {
+    flow.state = FlowState::Answered as u32;
+    flow.flags &= !(BOTH_CLOSED | RESET | Flow::FLAG_WANTED);
+}
+
+/// True for what the end goes on with that is said to have reset the connection.
+#[inline(always)]
+const fn revives(flow: &Flow, packet: &Packet, direction: Direction) -> bool {
+    flow.state == FlowState::Closing as u32
+        && flow.flags & reset_flag(direction) != 0
+        && flow.flags & BOTH_CLOSED != BOTH_CLOSED
+        && is_steady(packet)
+}
+
+/// True for what was `before`, would become `next`, and `is` closing by now, which neither knows of.
+#[inline(always)]
+pub fn ended_meanwhile(before: &Flow, is: &Flow, next: &Flow) -> bool {
+    const CLOSING: u32 = FlowState::Closing as u32;
+    is.state == CLOSING && next.state != CLOSING && before != is
+}
+
 /// The flow after a packet of it.
 #[inline(always)]
 const fn advance(mut flow: Flow, packet: &Packet, direction: Direction) -> Flow {
     let is_initiator = direction as u32 == flow.initiator;
-    if flow.state == FlowState::Established as u32 && !is_initiator {
+    let is_established = flow.state == FlowState::Established as u32;
+    if revives(&flow, packet, direction) {
+        reopen(&mut flow);
+    } else if is_established && !is_initiator && is_acceptance(packet) {
+        begin_anew(&mut flow);
+    } else if is_established && !is_initiator {
         // It was open before it was first seen, and the other end goes on with it.
         flow.flags |= Flow::FLAG_WANTED;
     } else if flow.state == FlowState::Opening as u32 && !is_initiator {
@@ -334,6 +421,9 @@ const fn advance(mut flow: Flow, packet: &Packet, direction: Direction) -> Flow 
                     Direction::Egress => Flow::FLAG_FIN_EGRESS,
                 };
             }
+            if flags & tcp_flag::RST != 0 && is_established && flow.flags & Flow::FLAG_WANTED != 0 {
+                flow.flags |= reset_flag(direction);
+            }
             // A connection that one side has closed may live on for as long as the other likes (RFC
             // 9293 section 3.6).
             if flow.flags & BOTH_CLOSED == BOTH_CLOSED || flags & tcp_flag::RST != 0 {
@@ -345,3 +435,6 @@ const fn advance(mut flow: Flow, packet: &Packet, direction: Direction) -> Flow 
     }
     flow
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,7 +95,7 @@ reasons! {
     UnknownProtocol = 22, "unknown-protocol", Drop;
     /// An address that cannot stand in a packet (IPv4-mapped in IPv6, multicast source).
     MartianAddress = 23, "martian-address", Drop;
-    /// The flow table took no entry.
+    /// Its flow has no place: another that lives cannot be told from it by what the table looks at.
     FlowTableFull = 24, "flow-table-full", Drop;
     /// The packet's bytes could not be read by the program.
     Unreadable = 25, "unreadable", Drop;
@@ -103,6 +103,8 @@ reasons! {
     MixedBackends = 26, "mixed-backends", Drop;
     /// A fragment that lies over what has passed of its packet, or came twice.
     OverlappingFragment = 27, "overlapping-fragment", Drop;
+    /// Its flow took the place of another that lives and that both ends want: the table is full.
+    FlowDisplaced = 29, "flow-displaced", Note;
     /// An event record was lost (rate limit or full ring).
     EventLost = 30, "event-lost", Note;
 }

@@ -69,8 +69,11 @@ pub(crate) fn lifetimes() -> Lifetimes {
 /// Where the flow with this key is to be looked for.
 #[inline(always)]
 pub(crate) fn spot(key: &FlowKey) -> Spot {
-    let seed = maps::CONTROL.get(CONTROL_INDEX).map_or(0, |control| control.hash_seed);
-    Spot::new(key, seed)
+    match maps::CONTROL.get(CONTROL_INDEX) {
+        Some(control) => Spot::new(key, &control.hash_seed),
+        // There always is the table's only element.
+        None => Spot::default(),
+    }
 }
 
 /// A flow in the table.
@@ -149,7 +152,7 @@ impl Bucket {
 
 /// Numbers without what the verifier knows of them: mixed twice with this one, of which it knows nothing.
 #[derive(Clone, Copy)]
-struct Blur(u32);
+pub(crate) struct Blur(pub(crate) u32);
 
 impl bucket::Blur for Blur {
     #[inline(always)]
@@ -218,12 +221,14 @@ impl Place {
         }
         let deadline = track::deadline(next, key, TICK_RATE.load(), &lifetimes());
         bucket.lock();
-        // Another flow may have taken the place meanwhile.
-        if bucket.is_of(*way, key) {
-            // SAFETY: within the element; under the lock nobody else writes it.
-            let entry = unsafe { &mut *bucket.entry(*way) };
+        // SAFETY: within the element; under the lock nobody else writes it.
+        let entry = unsafe { &mut *bucket.entry(*way) };
+        // Another flow may have taken the place meanwhile. And what has ended on another CPU since it was
+        // read is not begun again with what was known before.
+        if bucket.is_of(*way, key) && !track::ended_meanwhile(before, &entry.flow, next) {
             // What another CPU has seen meanwhile stays seen.
-            let flags = next.flags | entry.flow.flags & track::BOTH_CLOSED;
+            let since = entry.flow.flags & !before.flags;
+            let flags = next.flags | since & track::BOTH_CLOSED;
             entry.deadline = deadline;
             entry.flow = Flow { flags, ..*next };
         }
@@ -231,22 +236,35 @@ impl Place {
     }
 }
 
-/// Adds a flow, or replaces the one that has its key. False if the table did not take it.
+/// What became of a flow that was to be added.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Added {
+    /// The table did not take it.
+    No,
+    /// It is there.
+    Yes,
+    /// It is there instead of another that lives and that both ends want.
+    Displacing,
+}
+
+/// Adds a flow, or replaces the one that has its key.
 #[inline(always)]
-pub(crate) fn insert(key: &FlowKey, flow: &Flow, spot: Spot, clock: Clock) -> bool {
-    let Some(bucket) = Bucket::of(spot) else { return false };
+pub(crate) fn insert(key: &FlowKey, flow: &Flow, spot: Spot, clock: Clock) -> Added {
+    let Some(bucket) = Bucket::of(spot) else { return Added::No };
     let tag = spot.tag();
     let second = track::second(clock.now, clock.rate);
     let deadline = track::deadline(flow, key, clock.rate, &lifetimes());
     bucket.lock();
     // SAFETY: the element is whole, and under the lock nobody else writes it.
     let way = bucket::place_for(unsafe { &*bucket.0 }, key, tag, second, Blur(tag));
-    let place = checked(way);
-    if let Some(way) = place {
+    let mut added = Added::No;
+    if let Some(way) = checked(way) {
         // SAFETY: within the element, as just checked; under the lock nobody else writes it.
         unsafe { bucket.tags().wrapping_add(way).write_volatile(tag) };
         // SAFETY: as above; the tags are beside the entries.
         let entry = unsafe { &mut *bucket.entry(way) };
+        let displaces = bucket::displaces(entry, key, second);
+        added = if displaces { Added::Displacing } else { Added::Yes };
         // SAFETY: room for a key, which has no padding.
         unsafe { words::copy::<_, u32>(key, &raw mut entry.key) };
         entry.deadline = deadline;
@@ -255,5 +273,5 @@ pub(crate) fn insert(key: &FlowKey, flow: &Flow, spot: Spot, clock: Clock) -> bo
     }
     bucket.unlock();
     recent::forget(spot);
-    place.is_some()
+    added
 }

@@ -125,10 +125,13 @@ fn is_from_node(scene: &Scene, skb: &Skb) -> bool {
 }
 
 /// Key of the packet's note. A packet without the word, such as a datagram without data, has none: it
-/// could not be told from anybody else's.
+/// could not be told from anybody else's; nor has a later fragment, which has no transport header.
 #[inline(always)]
 fn note_key(scene: &Scene, skb: &Skb) -> Option<HairpinNoteKey> {
-    let Packet { transport, transport_offset, protocol, .. } = scene.packet;
+    let Packet { transport, transport_offset, protocol, piece, .. } = scene.packet;
+    if piece.offset != 0 {
+        return None;
+    }
     // Where the word is that `HairpinNoteKey::token` names.
     let place = match transport {
         Transport::Udp => 8,

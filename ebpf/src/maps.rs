@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::macros::btf_map;
 use sluice_common::abi::{
     Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, ENDPOINT_MAX, Endpoint,
-    Event, EventBudget, FRAGMENTS_PER_SLOT, FlowBucket, Fragment, HairpinKey, HairpinNote,
+    Event, EventBudget, FRAGMENT_SETS, FlowBucket, FragmentSet, HairpinKey, HairpinNote,
     HairpinNoteKey, HairpinWay, PeerClass, RULE_MAX, SLOTS_BY_INDEX, Versioned, VipKey, capacity,
 };
 use sluice_common::reason::REASON_MAX;
@@ -98,10 +98,11 @@ pub(crate) static DECISIONS: LpmTrie<
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: Array<FlowBucket, { capacity::FLOW_BUCKETS as usize }> = Array::new();
 
-/// Slot, direction and hash of a packet's identification → a packet whose first fragment has passed.
-/// Written and read here. Every slot has its places, in which the latest packet replaces another.
+/// Slot, direction and hash of the other end's address → packets whose first fragment has passed.
+/// Written and read here. Every slot has its places; where they are full a packet gives way, by the rules
+/// of `sluice_common::fragment`.
 #[btf_map(name = "fragments")]
-pub(crate) static FRAGMENTS: Array<Fragment, { (ENDPOINT_MAX * 2 * FRAGMENTS_PER_SLOT) as usize }> =
+pub(crate) static FRAGMENTS: Array<FragmentSet, { (ENDPOINT_MAX * 2 * FRAGMENT_SETS) as usize }> =
     Array::new();
 
 /// Hash of a flow key → flow that this CPU has looked up lately. Written and read here. A flow takes
@@ -126,9 +127,10 @@ pub(crate) static RULE_HITS: PerCpuArray<Counter, { RULE_MAX as usize }> = PerCp
 #[btf_map(name = "events")]
 pub(crate) static EVENTS: RingBuf<Event, { capacity::EVENT_BYTES as usize }> = RingBuf::new();
 
-/// Slot → what the endpoint has used of its event rate. Written here only.
+/// Slot and reason → what the endpoint has used of its event rate. Written here only.
 #[btf_map(name = "event_budgets")]
-pub(crate) static EVENT_BUDGETS: Array<EventBudget, { ENDPOINT_MAX as usize }> = Array::new();
+pub(crate) static EVENT_BUDGETS: Array<EventBudget, { (ENDPOINT_MAX * REASON_MAX) as usize }> =
+    Array::new();
 
 /// Room for what a program run knows about its packet. Written and read here, by one run at a time.
 #[btf_map(name = "scratch")]

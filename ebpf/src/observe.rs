@@ -3,8 +3,10 @@
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::info;
-use sluice_common::abi::{Counter, Direction, Event, RuleId, SLOT_NONE, counter_index};
-use sluice_common::flow::{Clock, second};
+use sluice_common::abi::{
+    Counter, Direction, Event, RuleId, SLOT_NONE, counter_index, event_budget_index,
+};
+use sluice_common::flow::second;
 use sluice_common::parse::Bytes as _;
 use sluice_common::reason::Reason;
 
@@ -43,10 +45,10 @@ fn add(counter: *mut Counter, length: u32) {
     counter.bytes += u64::from(length);
 }
 
-/// Writes a record of a drop, within the endpoint's rate; counts what it could not write.
+/// Writes a record of a drop, within the endpoint's rate for its reason; counts what it could not write.
 #[inline(always)]
 pub(crate) fn report(scene: &Scene, skb: &Skb, direction: Direction, reason: Reason) {
-    if !take_from_budget(scene.slot, scene.event_rate, scene.clock) {
+    if !take_from_budget(scene, reason) {
         return count(scene, skb, direction, Reason::EventLost);
     }
     let Some(mut record) = maps::EVENTS.reserve(0) else {
@@ -72,19 +74,20 @@ pub(crate) fn report(scene: &Scene, skb: &Skb, direction: Direction, reason: Rea
     record.submit(0);
 }
 
-/// True if the endpoint may write one more record in this second.
+/// True if the endpoint may write one more record for the reason in this second.
 #[inline(always)]
-fn take_from_budget(slot: u32, rate: u32, clock: Clock) -> bool {
-    let Some(budget) = maps::EVENT_BUDGETS.get_ptr_mut(slot) else { return false };
+fn take_from_budget(scene: &Scene, reason: Reason) -> bool {
+    let index = event_budget_index(scene.slot, reason as u32);
+    let Some(budget) = maps::EVENT_BUDGETS.get_ptr_mut(index) else { return false };
     // SAFETY: the pointer is to an element of an array, which stays. Other CPUs may write it at the
     // same time: its two words are independent enough that a few records too many are the worst.
     let budget = unsafe { &mut *budget };
-    let second = second(clock.now, clock.rate);
+    let second = second(scene.clock.now, scene.clock.rate);
     if budget.second != second {
         budget.second = second;
         budget.used = 0;
     }
-    if budget.used >= rate {
+    if budget.used >= scene.event_rate {
         return false;
     }
     budget.used += 1;

@@ -14,7 +14,7 @@ use sluice_common::parse::{
 };
 use sluice_common::reason::{Outcome, Reason};
 
-use crate::observe::count_rule;
+use crate::observe::{count, count_rule};
 use crate::packet::Skb;
 use crate::policy::judge;
 use crate::{flow, fragment, hairpin, maps, recent, words};
@@ -33,7 +33,7 @@ pub(crate) struct Scene {
     pub(crate) slot: u32,
     /// The generation, read once.
     pub(crate) generation: u32,
-    /// Records of drops per second.
+    /// Records of drops per reason and second.
     pub(crate) event_rate: u32,
     /// What was read of the packet.
     pub(crate) packet: Packet,
@@ -43,6 +43,8 @@ pub(crate) struct Scene {
     pub(crate) rule: RuleId,
     /// It leaves for a service that can lead it back to the pod.
     pub(crate) may_return: bool,
+    /// If it is allowed, a flow is opened by it.
+    opens_flow: bool,
 }
 
 const _: () = assert!(size_of::<Scene>() <= size_of::<Scratch>());
@@ -86,6 +88,7 @@ impl Scene {
         write!(room.read, Ok(Frame::Ip));
         write!(room.rule, RULE_DEFAULT);
         write!(room.may_return, false);
+        write!(room.opens_flow, true);
         // SAFETY: as above; every field was written. What the element held before was not read.
         let scene = unsafe { &mut *room };
         scene.read = parse(skb, &mut scene.packet);
@@ -112,7 +115,7 @@ fn reread(scene: &'static mut Scene) -> &'static mut Scene {
 #[inline(always)]
 pub(crate) fn walk(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason {
     if matches!(direction, Direction::Ingress) && skb.is_from_own_host() && is_of_one_piece(scene) {
-        return from_own_host(scene);
+        return from_own_host(scene, skb);
     }
     let control = match scene.read {
         Ok(Frame::Arp) => true,
@@ -157,7 +160,7 @@ fn wrong_piece(scene: &mut Scene, direction: Direction) -> Option<Reason> {
 
 #[inline(always)]
 fn whole(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason {
-    if is_to_itself(scene, direction) {
+    if is_to_itself(scene, skb, direction) {
         return Reason::OwnAddress;
     }
     if !scene.governs(direction) && !scene.governs(direction.reverse()) {
@@ -184,7 +187,7 @@ const fn remote(packet: &Packet, direction: Direction) -> &Address {
 /// proves nothing there, since any pod without our programs can write it: so what goes out is noted,
 /// and only what was noted may come in.
 #[inline(always)]
-fn is_to_itself(scene: &Scene, direction: Direction) -> bool {
+fn is_to_itself(scene: &Scene, skb: &Skb, direction: Direction) -> bool {
     let Scene { endpoint, packet, generation, clock, .. } = scene;
     if !endpoint.owns(&packet.destination) || !endpoint.owns(remote(packet, direction)) {
         return false;
@@ -204,7 +207,7 @@ fn is_to_itself(scene: &Scene, direction: Direction) -> bool {
         }
         // Without the entry it does not come back in, but for policy: that fails closed.
         (Direction::Egress, None) => {
-            flow::insert(&key, &track::to_itself(*generation, *clock), spot, *clock);
+            insert(scene, skb, direction, &key, &track::to_itself(*generation, *clock), spot);
         }
     }
     true
@@ -223,10 +226,13 @@ fn is_of_one_piece(scene: &Scene) -> bool {
     }
 }
 
-/// A packet of the node's own host stack always passes. Where the pod's egress is governed, a flow is
-/// noted that lets the answer out.
+/// A packet of the node's own host stack always passes. Where the pod's egress is governed, and the host
+/// begins something, a flow is noted that lets the answer out.
+///
+/// What it says in the middle of something is noted nowhere: that may be the pod's, which policy can take
+/// back. The host's connections from before are learned (the agent's `endpoint::learn`).
 #[inline(always)]
-fn from_own_host(scene: &Scene) -> Reason {
+fn from_own_host(scene: &Scene, skb: &Skb) -> Reason {
     const DIRECTION: Direction = Direction::Ingress;
     if scene.read != Ok(Frame::Ip) || !scene.governs(DIRECTION.reverse()) {
         return Reason::Host;
@@ -243,12 +249,14 @@ fn from_own_host(scene: &Scene) -> Reason {
             }
             // The pod opened it: its own next packet brings the new judgement.
             Known::Stale | Known::Revoked(_) => return Reason::Host,
-            Known::First => {}
+            Known::First | Known::Again => {}
         }
     }
-    if let Some(flow) = open(scene, DIRECTION, RULE_DEFAULT, Flow::FLAG_HOST) {
+    if track::begins(&scene.packet)
+        && let Some(flow) = open(scene, DIRECTION, RULE_DEFAULT, Flow::FLAG_HOST)
+    {
         // Without the entry the answer is judged by policy, which fails closed.
-        flow::insert(&key, &flow, spot, scene.clock);
+        insert(scene, skb, DIRECTION, &key, &flow, spot);
     }
     Reason::Host
 }
@@ -301,6 +309,7 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     };
     // It is a flow's renewed judgement, not a first packet's.
     let mut again = false;
+    scene.opens_flow = !is_error;
     if let (Some(key), Some(place)) = (&key, &place) {
         match known(scene, &place.flow, key, direction) {
             Known::Passes(_) if is_error => return Reason::RelatedError,
@@ -325,12 +334,13 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
                 question.protocol = key.protocol as u8;
                 question.port = track::decision_port(key, initiator);
             }
+            Known::Again => scene.opens_flow = false,
             Known::First | Known::Revoked(_) => {}
         }
     }
     let is_first = !again && !is_error;
     if matches!(direction, Direction::Ingress) && is_first && hairpin::has_returned(scene, skb) {
-        return returned(scene, key.as_ref(), spot);
+        return returned(scene, skb, key.as_ref(), spot);
     }
     let denied = ask(scene, skb, &question);
     if let (true, Some(key), Some(place)) = (again, &key, &place) {
@@ -339,8 +349,7 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     if let Some(reason) = denied {
         return reason;
     }
-    let key = if is_error { None } else { key };
-    opened(scene, key.as_ref(), spot, direction)
+    opened(scene, skb, key.as_ref(), spot, direction)
 }
 
 /// Key of the flow that an ICMP error is about: one that this pod's packets belong to, for an error
@@ -410,8 +419,25 @@ fn renewed(
             Reason::Revoked
         }
         // Never the outcome of a judgement.
-        Known::First | Known::Stale => Reason::Revoked,
+        Known::First | Known::Again | Known::Stale => Reason::Revoked,
     }
+}
+
+/// Adds a flow, or replaces the one that has its key. False if the table did not take it.
+#[inline(always)]
+fn insert(
+    scene: &Scene,
+    skb: &Skb,
+    direction: Direction,
+    key: &FlowKey,
+    flow: &Flow,
+    spot: Spot,
+) -> bool {
+    let added = flow::insert(key, flow, spot, scene.clock);
+    if added == flow::Added::Displacing {
+        count(scene, skb, direction, Reason::FlowDisplaced);
+    }
+    added != flow::Added::No
 }
 
 /// True for a flow that the pod opened to a service that can lead back to it.
@@ -422,27 +448,34 @@ const fn goes_out_to_return(flow: &Flow) -> bool {
 
 /// A packet of the pod's own that came back opens a flow that nothing takes back.
 #[inline(always)]
-fn returned(scene: &mut Scene, key: Option<&FlowKey>, spot: Spot) -> Reason {
+fn returned(scene: &mut Scene, skb: &Skb, key: Option<&FlowKey>, spot: Spot) -> Reason {
     const DIRECTION: Direction = Direction::Ingress;
     scene.rule = RULE_SELF;
     if let Some(key) = key
         && let Some(flow) = open(scene, DIRECTION, RULE_SELF, Flow::FLAG_SELF)
     {
         // Without the entry each packet shows anew whose it is, and the answers are judged by policy.
-        flow::insert(key, &flow, spot, scene.clock);
+        insert(scene, skb, DIRECTION, key, &flow, spot);
     }
     Reason::OwnAddress
 }
 
 /// A packet that policy lets pass opens its flow.
 #[inline(always)]
-fn opened(scene: &mut Scene, key: Option<&FlowKey>, spot: Spot, direction: Direction) -> Reason {
+fn opened(
+    scene: &mut Scene,
+    skb: &Skb,
+    key: Option<&FlowKey>,
+    spot: Spot,
+    direction: Direction,
+) -> Reason {
     let is_governed = scene.governs(direction);
     scene.may_return = matches!(direction, Direction::Egress) && hairpin::can_return(scene);
     let flags = if scene.may_return { Flow::FLAG_SELF } else { 0 };
-    if let Some(key) = key
+    if scene.opens_flow
+        && let Some(key) = key
         && let Some(flow) = open(scene, direction, scene.rule, flags)
-        && !flow::insert(key, &flow, spot, scene.clock)
+        && !insert(scene, skb, direction, key, &flow, spot)
         && is_governed
     {
         return Reason::FlowTableFull;

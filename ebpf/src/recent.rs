@@ -40,12 +40,15 @@ pub(crate) fn find(key: &FlowKey, spot: Spot, generation: u32, clock: Clock) -> 
     is_it.then_some(recent.rule)
 }
 
-/// Notes a flow that was looked up and let a packet pass.
+/// Notes a flow that was looked up and let a packet pass; forgets one that has left the state in which its
+/// next packet changes nothing.
 #[inline(always)]
 pub(crate) fn note(key: &FlowKey, spot: Spot, flow: &Flow, clock: Clock) {
-    // In the other states the next packet may change it, and each packet of a flow that can come back
-    // to the pod is marked.
-    if flow.state != FlowState::Established as u32 || flow.flags & Flow::FLAG_SELF != 0 {
+    if flow.state != FlowState::Established as u32 {
+        return forget(spot);
+    }
+    // Each packet of a flow that can come back to the pod is marked.
+    if flow.flags & Flow::FLAG_SELF != 0 {
         return;
     }
     let Some(recent) = maps::RECENT.get_ptr_mut(spot.recent(INDEX_BITS)) else { return };

@@ -84,9 +84,21 @@ impl Scene {
         Self::loaded(options, EndpointFlags::PRESENT, [1, 2])
     }
 
+    /// A pod like that of [`Self::new`], of whose drops so many are recorded per reason and second.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn with_event_rate(event_rate: u32) -> Self {
+        let options = LoadOptions { event_rate, ..LoadOptions::default() };
+        Self::rated(options, EndpointFlags::PRESENT, [1, 2])
+    }
+
     fn loaded(options: LoadOptions, flags: u32, sets: [SetId; 2]) -> Self {
+        Self::rated(LoadOptions { event_rate: u32::MAX, ..options }, flags, sets)
+    }
+
+    fn rated(options: LoadOptions, flags: u32, sets: [SetId; 2]) -> Self {
         needs_root();
-        let options = LoadOptions { event_rate: u32::MAX, ..options };
         let datapath = Datapath::load(&options).expect("the programs load");
         let v4 = std::net::IpAddr::from(POD).into();
         let v6 = std::net::IpAddr::from(POD6).into();
@@ -195,7 +207,10 @@ impl Scene {
     }
 
     /// Empties the cache of flows that were looked up lately.
-    fn forget_recent(&mut self) {
+    ///
+    /// # Panics
+    /// If the cache cannot be written.
+    pub fn forget_recent(&mut self) {
         /// Bytes of an element.
         type Element = [u64; 6];
         let map = self.datapath.object().map_mut("recent").expect("the object has the cache");

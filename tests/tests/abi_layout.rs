@@ -10,8 +10,8 @@ use std::process::Command;
 use serde_json::Value;
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Endpoint,
-    Event, EventBudget, Flow, FlowBucket, FlowEntry, FlowKey, Fragment, Hairpin, HairpinKey,
-    HairpinNote, HairpinNoteKey, HairpinWay, Lifetimes, PeerClass, Versioned, VipKey,
+    Event, EventBudget, Flow, FlowBucket, FlowEntry, FlowKey, Fragment, FragmentSet, Hairpin,
+    HairpinKey, HairpinNote, HairpinNoteKey, HairpinWay, Lifetimes, PeerClass, Versioned, VipKey,
 };
 
 /// Size, and the fields with their offsets in bytes, in order.
@@ -43,6 +43,7 @@ fn rust_layouts() -> BTreeMap<String, Layout> {
         layout!(Endpoint { sets, epoch, flags, v4, v6 }),
         layout!(EventBudget { second, used }),
         layout!(Flow { last_seen, generation, state, rule, initiator, flags, reserved }),
+        layout!(FragmentSet { places }),
         layout!(Fragment {
             begun,
             source,

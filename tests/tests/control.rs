@@ -35,7 +35,16 @@ fn ipv6_housekeeping_passes() {
     for (direction, packet) in pass {
         scene.passes(direction, &packet.frame(), Reason::Control);
     }
+    let large = |bytes| {
+        let mut report = icmpv6("fe80::1", "ff02::16", 1, 143);
+        report.payload.resize(bytes, 0);
+        report.with(options(0, 0))
+    };
+    // A report of twenty groups.
+    scene.passes(Egress, &large(8 + 20 * 20).frame(), Reason::Control);
     let drop = [
+        // One that has room for data.
+        (Egress, large(8 + 20 * 20 + 20), Reason::SpoofedSource),
         (Egress, icmpv6(&pod, "ff02::16", 64, 143), Reason::DefaultDeny),
         // Pods are no routers.
         (Egress, icmpv6(&pod, "ff02::1", 255, 134), Reason::DefaultDeny),

@@ -10,11 +10,13 @@ use sluice::datapath::{Datapath, LoadOptions};
 use sluice::engine::packet::{frame, tcp};
 use sluice_common::abi::Direction::{self, Egress, Ingress};
 use sluice_common::abi::{
-    Address, Decision, DecisionKey, Endpoint, EndpointFlags, Flow, FlowKey, UNCLASSIFIED, Verdict,
-    Versioned, capacity,
+    Address, Decision, DecisionKey, Endpoint, EndpointFlags, FLOW_WAYS, Flow, FlowKey,
+    UNCLASSIFIED, Verdict, Versioned, capacity,
 };
+use sluice_common::bucket::Spot;
 use sluice_common::parse::protocol;
 use sluice_common::parse::tcp_flag::{ACK, SYN};
+use sluice_common::reason::Reason;
 use sluice_policy::diff::Op;
 use sluice_policy::tables::Prefix;
 use sluice_tests::needs_root;
@@ -31,6 +33,17 @@ type Client = (IpAddr, u16);
 
 fn client(number: u32) -> Client {
     (Ipv4Addr::from(0x0b00_0000 + number).into(), 1024 + (number % 60_000) as u16)
+}
+
+/// Key of a client's flow with the pod of a slot.
+fn key(slot: u32, client: Client) -> FlowKey {
+    FlowKey {
+        remote: client.0.into(),
+        epoch: slot,
+        local_port_be: SERVER.to_be(),
+        remote_port_be: client.1.to_be(),
+        protocol: u32::from(protocol::TCP),
+    }
 }
 
 /// Pods whose server everyone may reach, and who may reach nobody.
@@ -91,16 +104,30 @@ impl Node {
         }
     }
 
+    /// Clients whose flows with the pods, each with one in turn, all fall into one bucket.
+    fn in_one_bucket(&mut self, slots: u32, count: usize) -> Vec<(u32, Client)> {
+        let seed = self.datapath.maps().control().expect("readable").hash_seed;
+        let bucket = |(slot, client): &(u32, Client)| {
+            Spot::new(&key(*slot, *client), &seed).bucket(capacity::FLOW_BUCKETS)
+        };
+        let all = (0..).map(|number| (1 + number % slots, client(number)));
+        all.filter(|one| bucket(one) == 0).take(count).collect()
+    }
+
+    /// How often a flow of each pod, in its order, has displaced another.
+    fn displaced(&mut self, slots: u32) -> Vec<u64> {
+        let mut displaced = Vec::new();
+        for slot in 1..=slots {
+            let counted = self.datapath.maps().snapshot(slot).expect("readable");
+            let counter = counted.get(&(Ingress, Reason::FlowDisplaced));
+            displaced.push(counter.map_or(0, |counter| counter.packets));
+        }
+        displaced
+    }
+
     /// What the table, not a CPU that remembers it, says of a connection.
     fn flow(&mut self, slot: u32, client: Client) -> Option<Flow> {
-        let key = FlowKey {
-            remote: client.0.into(),
-            epoch: slot,
-            local_port_be: SERVER.to_be(),
-            remote_port_be: client.1.to_be(),
-            protocol: u32::from(protocol::TCP),
-        };
-        self.datapath.maps().flow(&key).expect("readable")
+        self.datapath.maps().flow(&key(slot, client)).expect("readable")
     }
 
     #[track_caller]
@@ -149,4 +176,26 @@ fn a_flood_of_first_packets_ends_no_flow_that_stands() {
     standing.iter().for_each(|&(slot, client)| node.stands(slot, client));
     let flows = node.datapath.maps().flows().expect("readable").len();
     assert!(flows <= capacity::FLOWS as usize, "{flows} flows");
+}
+
+/// What a full table ends is seen.
+#[test]
+fn a_flow_that_stands_and_gives_way_is_counted() {
+    const PODS: u32 = 3;
+    let mut node = Node::new(PODS);
+    let flows = node.in_one_bucket(PODS, FLOW_WAYS + 1);
+    let (last, standing) = flows.split_last().expect("some");
+    for &(slot, client) in standing {
+        assert!(node.passes(slot, client, Ingress, SYN));
+        assert!(node.passes(slot, client, Egress, SYN | ACK));
+        assert!(node.passes(slot, client, Ingress, ACK));
+    }
+    let mut expected = [0; PODS as usize];
+    assert_eq!(node.displaced(PODS), expected, "there was room");
+    let &(slot, client) = last;
+    assert!(node.passes(slot, client, Ingress, SYN));
+    expected[slot as usize - 1] = 1;
+    assert_eq!(node.displaced(PODS), expected);
+    let left = standing.iter().filter(|&&(slot, client)| node.flow(slot, client).is_some()).count();
+    assert_eq!(left, FLOW_WAYS - 1);
 }

@@ -66,14 +66,9 @@ fn open(scene: &mut Scene) {
 }
 
 fn state(scene: &mut Scene) -> FlowState {
+    use FlowState::{Answered, Closing, Established, Opening, Revoked};
     let flow = scene.datapath.maps().flow(&tcp_key()).unwrap().expect("the flow is there");
-    let states = [
-        FlowState::Opening,
-        FlowState::Answered,
-        FlowState::Established,
-        FlowState::Closing,
-        FlowState::Revoked,
-    ];
+    let states = [Opening, Answered, Established, Closing, Revoked];
     *states.iter().find(|state| **state as u32 == flow.state).expect("a state")
 }
 
@@ -125,6 +120,28 @@ fn revoked_flows_are_cut_from_either_side() {
         for (direction, packet) in &packets {
             scene.passes(*direction, packet, Reason::Established);
         }
+    }
+}
+
+/// 51, where the pod's own direction is governed by nothing: what it goes on to send, after minutes of
+/// silence, does not make the connection its own.
+#[test]
+fn a_revoked_connection_stays_cut_where_one_direction_is_open() {
+    for (governed, open) in [(Ingress, Egress), (Egress, Ingress)] {
+        let mut scene = Scene::isolated_in(governed);
+        let port = if governed == Ingress { CLIENT } else { SERVER };
+        scene.allow(governed, protocol::TCP, port);
+        let packet = |direction, flags| if direction == Ingress { back(flags) } else { out(flags) };
+        scene.passes(governed, &packet(governed, SYN), Reason::Allowed);
+        scene.passes(open, &packet(open, SYN | ACK), Reason::Established);
+        scene.passes(governed, &packet(governed, ACK), Reason::Established);
+        scene.deny(governed, protocol::TCP, port);
+        scene.drops(open, &packet(open, ACK), Reason::Revoked);
+        scene.age_at_most(&tcp_key(), 1_000);
+        scene.drops(open, &packet(open, ACK), Reason::Revoked);
+        scene.drops(governed, &packet(governed, ACK), Reason::Revoked);
+        // It is its own where it opens one.
+        scene.passes(open, &packet(open, SYN), Reason::NotIsolated);
     }
 }
 
@@ -206,6 +223,24 @@ fn connections_open_close_and_open_again_as_tcp_does() {
     assert_eq!(state(&mut scene), FlowState::Closing);
     scene.passes(Egress, &out(SYN), Reason::Allowed);
     scene.passes(Ingress, &back(SYN | ACK), Reason::Established);
+    scene.passes(Egress, &out(ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Established);
+}
+
+/// What anybody can forge who knows the ports ends no connection.
+#[test]
+fn one_forged_packet_changes_nothing_that_lasts() {
+    let mut scene = client();
+    open(&mut scene);
+    scene.passes(Ingress, &back(RST), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Closing);
+    scene.forget_recent();
+    scene.passes(Ingress, &back(ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Established);
+    scene.passes(Egress, &out(SYN), Reason::Allowed);
+    assert_eq!(state(&mut scene), FlowState::Established);
+    scene.passes(Ingress, &back(SYN | ACK), Reason::Established);
+    assert_eq!(state(&mut scene), FlowState::Answered, "it is another connection");
     scene.passes(Egress, &out(ACK), Reason::Established);
     assert_eq!(state(&mut scene), FlowState::Established);
 }
@@ -324,6 +359,13 @@ fn own_host_passes_and_is_answered() {
     // It is not judged again when policies change.
     scene.allow(Ingress, protocol::TCP, 443);
     scene.passes(Egress, &answer, Reason::Established);
+    // What it says in the middle of something may be about the pod's own: it takes nothing out of policy.
+    for flags in [SYN | ACK, ACK, FIN | ACK] {
+        let middle = frame(Ingress, protocol::TCP, &tcp(CLIENT + 1, SERVER, flags));
+        let answer = frame(Egress, protocol::TCP, &tcp(SERVER, CLIENT + 1, ACK));
+        scene.passes_from(Ingress, &middle, Reason::Host, HOST);
+        scene.drops(Egress, &answer, Reason::DefaultDeny);
+    }
     // What the host sends is not read.
     let later = V4 { fragment: 100, ..V4::new(PEER, POD, protocol::TCP, vec![0; 64]) };
     scene.passes_from(Ingress, &later.frame(), Reason::Host, HOST);

@@ -172,6 +172,28 @@ fn a_flood_of_first_fragments_stays_where_it_comes_from() {
     scene.passes(Egress, &piece4(Egress, OPEN, 1, 2), Reason::Established);
 }
 
+/// Nor, however many, do those from one sender take anything from another's to the same pod.
+#[test]
+fn a_flood_of_first_fragments_displaces_the_senders_own() {
+    let mut scene = scene();
+    let from = |sender: u8, id: u16, number: u16| {
+        let mut frame = piece4(Ingress, OPEN, id, number);
+        // The last byte of the source address; nobody looks at the header's checksum.
+        frame[29] = sender;
+        frame
+    };
+    let senders = 10..17;
+    for sender in senders.clone() {
+        scene.passes(Ingress, &from(sender, 1, 0), Reason::Allowed);
+    }
+    for id in 0..500 {
+        scene.run(Ingress, &from(99, id, 0));
+    }
+    for (sender, number) in senders.flat_map(|sender| [(sender, 1), (sender, 2)]) {
+        scene.passes(Ingress, &from(sender, 1, number), Reason::Established);
+    }
+}
+
 const CLIENT4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const SERVER4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 1);

@@ -129,6 +129,7 @@ fn promtool_finds_nothing_wrong_and_every_metric_is_there() {
         "sluice_drop_packets_total",
         "sluice_drop_bytes_total",
         "sluice_allow_packets_total",
+        "sluice_noted_packets_total",
         "sluice_rule_packets_total",
         "sluice_endpoints",
         "sluice_unenforced_endpoints",

@@ -60,7 +60,7 @@ const LIVE: [Test; 5] =
 const RUN: [Test; 9] = [
     whole("control"),
     // Hundreds of thousands of packets, or of flows: too many to emulate.
-    Test { program: "flows", without: &["a_flood_of", "silent_flows"] },
+    Test { program: "flows", without: &["silent_flows"] },
     Test { program: "fragments", without: &["a_flood_of"] },
     whole("hairpin"),
     whole("hostile_packets"),

@@ -11,11 +11,11 @@ const SECONDS_MAX: u64 = 31_536_000;
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Seconds after its last packet for which a flow is remembered")]
 pub(super) struct LifetimeArgs {
-    /// TCP and SCTP until both ends have answered each other, and any of their flows that policy took back
+    /// TCP and SCTP until both ends have answered each other
     #[arg(long, value_name = "SECONDS", env = "SLUICE_FLOW_OPENING", value_parser = seconds())]
     #[arg(default_value_t = Lifetimes::STANDARD.opening)]
     flow_opening: u32,
-    /// TCP and SCTP once they have; the connection tracking of the node's NAT keeps them five days, too
+    /// TCP and SCTP once they have, or policy took them back; the node's NAT keeps them five days, too
     #[arg(long, value_name = "SECONDS", env = "SLUICE_FLOW_ESTABLISHED", value_parser = seconds())]
     #[arg(default_value_t = Lifetimes::STANDARD.established)]
     flow_established: u32,
@@ -27,7 +27,7 @@ pub(super) struct LifetimeArgs {
     #[arg(long, value_name = "SECONDS", env = "SLUICE_FLOW_UDP_OPENING", value_parser = seconds())]
     #[arg(default_value_t = Lifetimes::STANDARD.udp_opening)]
     flow_udp_opening: u32,
-    /// UDP that was answered
+    /// UDP that was answered, or that policy took back
     #[arg(long, value_name = "SECONDS", env = "SLUICE_FLOW_UDP", value_parser = seconds())]
     #[arg(default_value_t = Lifetimes::STANDARD.udp)]
     flow_udp: u32,

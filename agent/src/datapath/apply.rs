@@ -9,7 +9,7 @@ use sluice_common::abi::{HairpinWay, PeerClass};
 use sluice_policy::diff::Op;
 
 use super::batch::{LOCKED, TableWriter};
-use super::generation::grace_period;
+use super::grace::grace_period;
 use super::maps::{KernelMaps, MapFault, access, removed, trie_key};
 
 /// Operations that one syscall does at most: their keys and values are gathered before.

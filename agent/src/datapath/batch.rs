@@ -13,6 +13,7 @@ use aya::Pod;
 use aya::maps::{Map, MapData, MapError};
 
 use super::maps::MapFault;
+use super::syscall::{Command, ElementAttributes, bpf};
 
 /// Elements that one call asks of a hash. More than any bucket holds, so that each call gets on.
 const HASH_CHUNK: u32 = 4096;
@@ -27,16 +28,8 @@ pub(super) const LOCKED: u64 = 4;
 /// `ENOTSUPP`, which the kernel answers where a kind of table has no batches; libc does not have it.
 const NOT_SUPPORTED: i32 = 524;
 
-/// Commands of `bpf(2)`, from `linux/bpf.h`.
-#[derive(Clone, Copy)]
-enum Command {
-    LookupElement = 1,
-    UpdateElement = 2,
-    LookupBatch = 24,
-    UpdateBatch = 26,
-}
-
-/// The part of `union bpf_attr` for [`Command::LookupBatch`] and [`Command::UpdateBatch`]. Pointers are integers there.
+/// The part of `union bpf_attr` for [`Command::LookupBatch`] and [`Command::UpdateBatch`]. Pointers are
+/// integers there.
 #[repr(C)]
 #[derive(Debug, Default)]
 struct BatchAttributes {
@@ -47,17 +40,6 @@ struct BatchAttributes {
     count: u32,
     map_fd: u32,
     element_flags: u64,
-    flags: u64,
-}
-
-/// The part of `union bpf_attr` for [`Command::LookupElement`] and [`Command::UpdateElement`].
-#[repr(C)]
-#[derive(Debug)]
-struct ElementAttributes {
-    map_fd: u32,
-    padding: u32,
-    key: u64,
-    value: u64,
     flags: u64,
 }
 
@@ -120,7 +102,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
         // sizes of both were compared with the table's, and a per-CPU table has `per_key` values for
         // each key. The walk's places have 4 bytes, as much as keys of arrays and positions in hashes.
         let result = unsafe { bpf(Command::LookupBatch, &mut attributes) };
-        (attributes.count as usize, result)
+        (attributes.count as usize, result.map(drop))
     }
 }
 
@@ -171,7 +153,7 @@ impl<K: Pod, V: Pod> TableWriter<K, V> {
         };
         // SAFETY: the kernel reads `count` keys and values, which are there: the sizes of both were
         // compared with the table's. Of this process's memory it writes the attributes alone.
-        unsafe { bpf(Command::UpdateBatch, &mut attributes) }
+        unsafe { bpf(Command::UpdateBatch, &mut attributes) }.map(drop)
     }
 
     fn single(&self, key: &K, value: &V, flags: u64) -> io::Result<()> {
@@ -183,21 +165,8 @@ impl<K: Pod, V: Pod> TableWriter<K, V> {
             flags,
         };
         // SAFETY: the kernel reads a key and a value, whose sizes were compared with the table's.
-        unsafe { bpf(Command::UpdateElement, &mut attributes) }
+        unsafe { bpf(Command::UpdateElement, &mut attributes) }.map(drop)
     }
-}
-
-/// Calls `bpf(2)`.
-///
-/// # Safety
-/// `A` is the part of `union bpf_attr` that the command takes, and its pointers lead to memory that
-/// the kernel may write what the command says.
-unsafe fn bpf<A>(command: Command, attributes: &mut A) -> io::Result<()> {
-    let attributes: *mut A = attributes;
-    // SAFETY: as the caller promises; the kernel reads and writes no more than the size given.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, attributes, size_of::<A>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// An array, or a per-CPU array, to be read in ranges.

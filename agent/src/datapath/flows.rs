@@ -7,9 +7,10 @@
 
 use aya::maps::{Array, Map, MapData, MapError};
 use sluice_common::abi::capacity::FLOW_BUCKETS;
-use sluice_common::abi::{Flow, FlowBucket, FlowEntry, FlowKey, FlowState, Lifetimes};
+use sluice_common::abi::{FLOW_WAYS, Flow, FlowBucket, FlowEntry, FlowKey, FlowState, Lifetimes};
 use sluice_common::bucket::{self, Plain, Spot};
 use sluice_common::flow;
+use sluice_common::hash::Seed;
 
 use super::batch::{ArrayReader, LOCKED};
 use super::maps::MapFault;
@@ -21,7 +22,7 @@ const CHUNK: u32 = 1024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
     /// [`sluice_common::abi::Control::hash_seed`].
-    pub(super) seed: u32,
+    pub(super) seed: Seed,
     /// How long flows are remembered.
     pub(super) lifetimes: Lifetimes,
     /// Jiffies per second.
@@ -55,9 +56,13 @@ impl FlowTable {
         terms: &Terms,
     ) -> Result<(), MapFault> {
         let (index, mut bucket) = self.bucket(key, terms)?;
-        let tag = Spot::new(key, terms.seed).tag();
+        let tag = Spot::new(key, &terms.seed).tag();
         let second = flow::second(flow.last_seen, terms.rate);
         let way = bucket::place_for(&bucket, key, tag, second, Plain);
+        if way >= FLOW_WAYS {
+            // It has no place. Its next packet is judged by policy.
+            return Ok(());
+        }
         let deadline = flow::deadline(flow, key, terms.rate, &terms.lifetimes);
         let mut flow = *flow;
         if flow.state == FlowState::Established as u32 {
@@ -101,7 +106,7 @@ impl FlowTable {
     }
 
     fn bucket(&self, key: &FlowKey, terms: &Terms) -> Result<(u32, FlowBucket), MapFault> {
-        let index = Spot::new(key, terms.seed).bucket(FLOW_BUCKETS);
+        let index = Spot::new(key, &terms.seed).bucket(FLOW_BUCKETS);
         Ok((index, self.buckets.get(&index, LOCKED).map_err(fault)?))
     }
 }
@@ -109,7 +114,7 @@ impl FlowTable {
 const _: () = assert!(FLOW_BUCKETS.is_multiple_of(CHUNK));
 
 fn place_of(bucket: &FlowBucket, key: &FlowKey, terms: &Terms) -> Option<usize> {
-    let tag = Spot::new(key, terms.seed).tag();
+    let tag = Spot::new(key, &terms.seed).tag();
     let way = bucket::find(&bucket.tags, tag);
     (bucket.entries.get(way)?.key == *key).then_some(way)
 }

@@ -1,6 +1,5 @@
-//! The generation: flipped by one atomic store, followed by a grace period.
+//! The generation: flipped by one atomic store, followed by a grace period ([`super::grace`]).
 
-use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
 use std::ptr::NonNull;
@@ -71,14 +70,4 @@ impl Drop for ControlPage {
         // Failure would leave a page mapped, which harms nobody.
         let _ = unsafe { munmap(self.page.cast(), LENGTH.get()) };
     }
-}
-
-/// Waits until every program run that began before this call has ended (programs are RCU readers,
-/// and this is `synchronize_rcu`).
-pub(super) fn grace_period() -> io::Result<()> {
-    /// `MEMBARRIER_CMD_GLOBAL` of `linux/membarrier.h`.
-    const GLOBAL: libc::c_int = 1;
-    // SAFETY: the call takes three integers and touches no memory of ours.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -32,7 +32,7 @@ pub const TABLES: [&str; 16] = [
     "event_budgets",
 ];
 
-/// Drop records per endpoint and second, where nothing else is asked for.
+/// Drop records per endpoint, reason and second, where nothing else is asked for.
 pub const EVENT_RATE: u32 = 100;
 
 /// The oldest Linux that the programs were run on, major and minor version. Older ones with what is
@@ -47,7 +47,7 @@ pub struct LoadOptions {
     pub pins: Option<PathBuf>,
     /// Slot whose every packet is logged; the code for it is dead while this is `None`.
     pub trace_slot: Option<NonZeroU32>,
-    /// Drop records per endpoint and second; 0: none.
+    /// Drop records per endpoint, reason and second; 0: none.
     pub event_rate: u32,
     /// How long flows are remembered.
     pub lifetimes: Lifetimes,
@@ -283,6 +283,9 @@ fn check_abi(pins: &Path) -> Result<(), LoadError> {
             Ok(())
         }
         Ok(control) => Err(LoadError::ForeignAbi { pin, found: control.abi_version }),
+        Err(source @ MapError::InvalidValueSize { .. }) => {
+            Err(LoadError::ForeignTable { pins: pins.to_path_buf(), source })
+        }
         Err(source) => Err(LoadError::Pin { pin, source }),
     }
 }

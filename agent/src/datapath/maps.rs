@@ -1,7 +1,7 @@
 //! Typed access to the kernel tables.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use sluice_common::abi::{
     ABI_VERSION, Address, CidrKey, ClassId, Control, Counter, Decision, DecisionKey, Direction,
-    ENDPOINT_MAX, Endpoint, Flow, FlowKey, Fragment, HairpinKey, HairpinNote, HairpinNoteKey,
+    ENDPOINT_MAX, Endpoint, Flow, FlowKey, FragmentSet, HairpinKey, HairpinNote, HairpinNoteKey,
     HairpinWay, Lifetimes, PeerClass, RULE_MAX, RuleId, SLOT_NONE, SLOTS_BY_INDEX, Versioned,
     VipKey, counter_index,
 };
@@ -48,7 +48,7 @@ pub enum MapFault {
     )]
     Exhausted,
     /// The kernel would not wait for the packets that were on their way.
-    #[error("cannot wait for packets on their way (membarrier): {0}")]
+    #[error("cannot wait for packets on their way (membarrier, then a table of tables): {0}")]
     GracePeriod(io::Error),
     /// The kernel's time is not known.
     #[error("cannot read the kernel's clock: {0}")]
@@ -82,7 +82,7 @@ pub struct KernelMaps {
     pub(super) decisions: LpmTrie<MapData, DecisionKey, Versioned<Decision>>,
     pub(super) many_decisions: TableWriter<Key<DecisionKey>, Versioned<Decision>>,
     pub(super) flows: FlowTable,
-    pub(super) all_fragments: ArrayReader<Fragment>,
+    pub(super) all_fragments: ArrayReader<FragmentSet>,
     pub(super) all_hairpin_notes: HashReader<HairpinNoteKey, HairpinNote>,
     counters: PerCpuArray<MapData, Counter>,
     pub(super) all_counters: ArrayReader<Counter>,
@@ -174,7 +174,8 @@ impl KernelMaps {
             control.abi_version = ABI_VERSION;
             control.generation = 1;
             // The standard library draws a hasher's keys at random.
-            control.hash_seed = RandomState::new().build_hasher().finish() as u32;
+            let random = RandomState::new();
+            control.hash_seed = std::array::from_fn(|word| random.hash_one(word) as u32);
         }
         if control == before { Ok(()) } else { self.control.write(&control) }
     }

@@ -6,6 +6,7 @@
 //! * [`attach`]: the programs on the hooks of pods' interfaces;
 //! * [`clsact`]: the same below Linux 6.6;
 //! * `flows`: the flow table;
+//! * `generation`, `grace`: what makes a change visible at once, and waits for those who do not see it;
 //! * [`pins`]: the directory that keeps all of it in force while no agent runs;
 //! * [`enforcer`]: these together, as [`crate::reconcile`] needs them;
 //! * [`counters`]: what became of packets;
@@ -22,12 +23,14 @@ pub mod enforcer;
 pub mod events;
 mod flows;
 mod generation;
+mod grace;
 mod learn;
 pub mod load;
 pub mod maps;
 mod occupancy;
 pub mod pins;
 pub mod run;
+mod syscall;
 
 pub use load::{Datapath, LoadError, LoadOptions};
 pub use maps::{KernelMaps, MapFault};

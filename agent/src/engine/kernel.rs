@@ -377,13 +377,13 @@ fn source(cluster: &Cluster, probe: &Probe, sides: &Sides) -> Option<IpAddr> {
     pod.addresses.iter().copied().find(|address| probe.family.is_of(*address))
 }
 
-/// The reason under which exactly one packet was counted. A lost record beside it is not a packet.
+/// The reason under which exactly one packet was counted. What is noted beside it is not a packet.
 fn counted(before: &Snapshot, after: &Snapshot, direction: Direction) -> anyhow::Result<Reason> {
     let mut reasons = Vec::new();
     for (&(counted_in, reason), counter) in after {
         let packets_before = before.get(&(counted_in, reason)).map_or(0, |c| c.packets);
         let packets = counter.packets - packets_before;
-        if packets > 0 && reason != Reason::EventLost {
+        if packets > 0 && reason.outcome() != Fate::Note {
             reasons.push((counted_in, reason, packets));
         }
     }

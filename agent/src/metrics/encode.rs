@@ -89,6 +89,7 @@ fn to_text(open_metrics: &str) -> String {
 impl Collector for Report {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_packets(&mut encoder)?;
+        self.encode_notes(&mut encoder)?;
         self.encode_rules(&mut encoder)?;
         self.encode_endpoints(&mut encoder)?;
         self.encode_source(&mut encoder)?;
@@ -212,6 +213,28 @@ impl Report {
                 &[("namespace", namespace), ("pod", pod), ("direction", direction)],
                 packets,
             )?;
+        }
+        Ok(())
+    }
+
+    fn encode_notes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Packets of a pod at which something was lost: the record of a drop, or a flow that \
+                    gave way to theirs";
+        let mut family = Family::counter(encoder, "sluice_noted_packets", help)?;
+        for (endpoint, counted, direction) in self.counting() {
+            let (namespace, pod) = parts(endpoint);
+            let noted = counted
+                .iter()
+                .filter(|((of, reason), _)| *of == direction && reason.outcome() == Outcome::Note);
+            for ((_, reason), counter) in noted {
+                let labels = [
+                    ("namespace", namespace),
+                    ("pod", pod),
+                    ("direction", direction_label(direction)),
+                    ("reason", reason.label()),
+                ];
+                family.count(&labels, counter.packets)?;
+            }
         }
         Ok(())
     }

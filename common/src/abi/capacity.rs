@@ -18,7 +18,7 @@ pub const HAIRPIN_NOTES: u32 = 4_096;
 pub const DECISIONS: u32 = 524_288;
 /// Elements of `flows`; a power of two: 32 MiB.
 pub const FLOW_BUCKETS: u32 = 32_768;
-/// Flows that fit `flows`, if they fall into its buckets evenly.
+/// Flows that fit `flows`, if they fell into its buckets evenly; [`crate::bucket`] says how many do.
 pub const FLOWS: u32 = FLOW_BUCKETS * super::FLOW_WAYS as u32;
 /// Bytes of `events`: about 3,000 records. A power of two and a multiple of the page size.
 pub const EVENT_BYTES: u32 = 262_144;

@@ -1,5 +1,7 @@
 //! Table `control`: one element, the generation and the ABI version.
 
+use crate::hash::Seed;
+
 /// The only index of `control`.
 pub const CONTROL_INDEX: u32 = 0;
 
@@ -14,11 +16,11 @@ pub struct Control {
     /// `u32::MAX` (130 years at one change a second) the agent refuses any further change, by name, and
     /// the next agent makes new tables, as for a new ABI.
     pub generation: u32,
-    /// Drop records per endpoint and second that `events` takes at most; 0: none.
+    /// Drop records per endpoint, reason and second that `events` takes at most; 0: none.
     pub event_rate: u32,
-    /// Mixed into every flow's hash, so that nobody outside knows which flows share a bucket. Chosen at
-    /// random when the tables are made.
-    pub hash_seed: u32,
+    /// Makes every hash that packets decide about another one, so that nobody outside knows which of them
+    /// share a place. Chosen at random when the tables are made.
+    pub hash_seed: Seed,
     /// How long flows are remembered.
     pub lifetimes: Lifetimes,
 }
@@ -30,16 +32,15 @@ pub struct Control {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lifetimes {
-    /// TCP and SCTP, until both ends have answered each other; and a flow that policy took back, so
-    /// that this outlasts the retransmissions that could open it again.
+    /// TCP and SCTP, until both ends have answered each other.
     pub opening: u32,
-    /// TCP and SCTP, once they have.
+    /// TCP and SCTP, once they have; and what policy took back, whose ends may go on for as long.
     pub established: u32,
     /// TCP, once both ends have closed it or one has reset it; SCTP, once it is being shut down.
     pub closing: u32,
     /// UDP without an answer.
     pub udp_opening: u32,
-    /// UDP that was answered.
+    /// UDP that was answered, or that policy took back.
     pub udp: u32,
     /// Echo requests and replies.
     pub echo: u32,
@@ -62,7 +63,7 @@ impl Lifetimes {
 }
 
 const _: () = assert!(size_of::<Lifetimes>() == 24);
-const _: () = assert!(size_of::<Control>() == 40);
+const _: () = assert!(size_of::<Control>() == 76);
 
 // SAFETY: `u32` fields only, no padding, every bit pattern valid.
 #[cfg(feature = "user")]

@@ -1,8 +1,9 @@
 //! Ring buffer `events`: records of decisions.
 
 use super::Address;
+use crate::reason::REASON_MAX;
 
-/// One record of `events` (ring buffer), rate-limited per endpoint; what did not fit is counted in
+/// One record of `events` (ring buffer), rate-limited per endpoint and reason; what did not fit is counted in
 /// `counters` under [`crate::reason::Reason::EventLost`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,8 +40,9 @@ pub struct Event {
 
 const _: () = assert!(size_of::<Event>() == 80);
 
-/// Value of `event_budgets` (array by slot): how many records an endpoint has written in the current
-/// second. CPUs write it without a lock, so that a burst on several CPUs may exceed the rate a little.
+/// Value of `event_budgets` (array, index [`event_budget_index`]): how many records an endpoint has written
+/// for a reason in the current second. CPUs write it without a lock, so that a burst on several CPUs may
+/// exceed the rate a little.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventBudget {
@@ -51,6 +53,13 @@ pub struct EventBudget {
 }
 
 const _: () = assert!(size_of::<EventBudget>() == 8);
+
+/// Index into `event_budgets` for a slot and a reason (below [`REASON_MAX`]): drops of one kind, however
+/// many, hide none of another.
+#[inline(always)]
+pub const fn event_budget_index(slot: u32, reason: u32) -> u32 {
+    slot * REASON_MAX + reason
+}
 
 // SAFETY: two `u32`, no padding, every bit pattern valid.
 #[cfg(feature = "user")]

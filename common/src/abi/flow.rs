@@ -31,10 +31,12 @@ pub enum FlowState {
     Opening = 0,
     /// Both sides have answered each other; or a connection that was open before it was first seen.
     Established = 1,
-    /// TCP: both sides have closed, or the flow was reset. SCTP: it is being shut down.
+    /// TCP: both sides have closed, or the flow was reset; it is established again where the side that
+    /// reset it goes on, which has then not done so. SCTP: it is being shut down.
     Closing = 2,
     /// Policy took the flow back; its packets are dropped from either side until it has been silent
-    /// for its lifetime, so that a retransmission cannot open it again from the other side.
+    /// for as long as an established one may be, so that no retransmission or probe can open it again
+    /// from the other side.
     Revoked = 3,
     /// The other side has answered the initiator, who has not answered that.
     Answered = 4,
@@ -80,6 +82,11 @@ impl Flow {
     /// Both ends want it: each has answered the other, or the other end went on with a connection that
     /// was open before it was first seen. Until it is closed.
     pub const FLAG_WANTED: u32 = 1 << 4;
+    /// TCP: what both ends wanted was reset by a packet in the direction that
+    /// [`super::Direction::Ingress`] names.
+    pub const FLAG_RESET_INGRESS: u32 = 1 << 5;
+    /// The same in the direction that [`super::Direction::Egress`] names.
+    pub const FLAG_RESET_EGRESS: u32 = 1 << 6;
 }
 
 /// Places for flows in a bucket.

@@ -2,13 +2,23 @@
 
 use super::Address;
 
-/// Elements of `fragments` per slot and direction; a power of two. A pod, or whoever sends to it, can
-/// take places of that pod's own packets only.
-pub const FRAGMENTS_PER_SLOT: u32 = 32;
+/// Elements of `fragments` per slot and direction; a power of two above 1. A pod, or whoever sends to it,
+/// can take places of that pod's own packets only.
+pub const FRAGMENT_SETS: u32 = 8;
+/// Packets in an element of `fragments`.
+pub const FRAGMENT_WAYS: usize = 8;
 
-/// Value of `fragments`: array, index by slot, direction and a hash of the packet's identification
-/// ([`crate::fragment::index`]). Written by the programs only. A packet takes the place of another with
-/// the same hash, whose further fragments are then dropped.
+/// Value of `fragments`: array, index by slot, direction and a hash of the address at the other end
+/// ([`crate::fragment::index`]). Written by the programs only. Which packet gives way to another where all
+/// places are taken is in [`crate::fragment::place_for`]; its further fragments are then dropped.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentSet {
+    /// The packets.
+    pub places: [Fragment; FRAGMENT_WAYS],
+}
+
+/// A packet whose first fragment has passed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fragment {
@@ -35,7 +45,11 @@ pub struct Fragment {
 }
 
 const _: () = assert!(size_of::<Fragment>() == 64);
+const _: () = assert!(size_of::<FragmentSet>() == 512);
 
+// SAFETY: as for what it holds, without padding.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for FragmentSet {}
 // SAFETY: integers and `Address` without padding (64 bytes, asserted above), every bit pattern valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Fragment {}

@@ -26,15 +26,15 @@ pub use control::{CONTROL_INDEX, Control, Lifetimes};
 pub use counter::{Counter, counter_index};
 pub use decision::{Decision, DecisionKey, PROTOCOL_ANY, Verdict};
 pub use endpoint::{Direction, ENDPOINT_MAX, Endpoint, EndpointFlags, SLOT_NONE, SLOTS_BY_INDEX};
-pub use event::{Event, EventBudget};
+pub use event::{Event, EventBudget, event_budget_index};
 pub use flow::{FLOW_WAYS, Flow, FlowBucket, FlowEntry, FlowKey, FlowState};
-pub use fragment::{FRAGMENTS_PER_SLOT, Fragment};
+pub use fragment::{FRAGMENT_SETS, FRAGMENT_WAYS, Fragment, FragmentSet};
 pub use peer::{CIDR_KEY_BITS, CidrKey, PeerClass, UNCLASSIFIED, bpf_spin_lock};
 pub use versioned::Versioned;
 pub use vip::{Hairpin, HairpinKey, HairpinNote, HairpinNoteKey, HairpinWay, VipKey};
 
 /// Version of the table layout and meaning. Pins made by another version are never adopted.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Number of a policy set: the ordered policies that apply to an endpoint in one direction.
 /// [`SET_NONE`] means that nothing isolates the endpoint in that direction.

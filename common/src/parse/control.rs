@@ -24,6 +24,9 @@ const MLD_HOP_LIMIT: u8 = 1;
 /// message with two options of eight bytes (a link-layer address and a nonce, RFC 7527). Whatever else
 /// there were room for, extension headers and trailers included, would be data that nobody judges.
 const ND_FRAME_MAX: u32 = 14 + 2 * 4 + 40 + ND_LENGTH + 2 * 8;
+/// The same for multicast listener discovery: a router alert (RFC 2711), and a report of twenty groups (RFC
+/// 3810 section 5.2) or a query with as many sources. A pod in more groups is judged by policy.
+const MLD_FRAME_MAX: u32 = 14 + 2 * 4 + 40 + 8 + 8 + 20 * 20;
 /// Length of a neighbour solicitation or advertisement without options.
 const ND_LENGTH: u32 = 24;
 
@@ -144,6 +147,7 @@ fn is_discovery<B: Bytes + ?Sized>(bytes: &B, packet: &Packet, direction: Direct
         // be sent to one node (RFC 3810 section 5.1.15).
         message::MLD_QUERY | message::MLD_REPORT | message::MLD_DONE | message::MLD2_REPORT => {
             packet.hop_limit == MLD_HOP_LIMIT
+                && bytes.length() <= MLD_FRAME_MAX
                 && (is_link_local(&packet.source) || packet.source.is_unspecified())
                 && (is_multicast(&packet.destination) || matches!(direction, Direction::Ingress))
         }

@@ -35,6 +35,7 @@ pub(super) fn parse<B: Bytes + ?Sized>(
     packet.source = Address::from_v4_word(words[3]);
     packet.destination = Address::from_v4_word(words[4]);
     packet.addressed = true;
+    packet.end = end;
     packet.hop_limit = (u32::from_be(words[2]) >> 24) as u8;
     packet.protocol = (u32::from_be(words[2]) >> 16) as u8;
 

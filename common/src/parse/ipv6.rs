@@ -56,6 +56,7 @@ pub(super) fn parse<B: Bytes + ?Sized>(
     packet.source = source;
     packet.destination = destination;
     packet.addressed = true;
+    packet.end = end;
     packet.hop_limit = second as u8;
     walk(bytes, start + LENGTH, end, (second >> 8) as u8, packet)
 }

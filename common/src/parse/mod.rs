@@ -145,6 +145,8 @@ pub struct Packet {
     pub icmp: u16,
     /// Where the transport header begins.
     pub transport_offset: u32,
+    /// Where the packet ends. What the frame has behind that belongs to nothing.
+    pub end: u32,
     /// Which piece of a packet it is.
     pub piece: Piece,
 }

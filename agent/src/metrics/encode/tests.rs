@@ -60,6 +60,7 @@ fn both_formats_have_the_same_samples() {
         r#"sluice_drop_packets_total{namespace="x",pod="a",direction="ingress",reason="default-deny"} 5"#,
         r#"sluice_drop_bytes_total{namespace="x",pod="a",direction="ingress",reason="default-deny"} 500"#,
         r#"sluice_allow_packets_total{namespace="x",pod="a",direction="ingress"} 7"#,
+        r#"sluice_noted_packets_total{namespace="x",pod="a",direction="ingress",reason="event-lost"} 9"#,
         r#"sluice_rule_packets_total{kind="NetworkPolicy",namespace="x",name="p",direction="ingress",rule="2",verdict="allow"} 3"#,
         r#"sluice_endpoints{state="enforced"} 1"#,
         r#"sluice_endpoints{state="not-isolated"} 0"#,
