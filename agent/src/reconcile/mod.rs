@@ -200,7 +200,8 @@ impl<K: Kernel> Reconciler<K> {
         self.learn(&new)?;
         self.write_tables()?;
         self.write_interfaces(&wanted)?;
-        let (followed, early) = (self.led(&wanted), isolating.iter().map(|pod| pod.epoch).collect());
+        let (followed, early) =
+            (self.led(&wanted), isolating.iter().map(|pod| pod.epoch).collect());
         isolating.retain(|pod| followed.contains(&pod.epoch));
         self.learn(&isolating)?;
         (self.followed, self.learned_early) = (followed, early);
