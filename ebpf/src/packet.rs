@@ -51,7 +51,11 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn is_from_own_interface(&self) -> bool {
         // SAFETY: as above.
-        unsafe { (*self.raw()).ingress_ifindex == (*self.raw()).ifindex }
+        let (received_by, hook) = unsafe {
+            let raw = &*self.raw();
+            (raw.ingress_ifindex, raw.ifindex)
+        };
+        received_by == hook
     }
 
     /// The context, as the kernel's functions take it.

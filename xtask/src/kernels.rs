@@ -57,15 +57,16 @@ const LIVE: [Test; 5] =
 
 /// Packets by `BPF_PROG_TEST_RUN`, with an interface that they came from: Linux 5.10 takes none there
 /// and calls it an invalid argument.
-const RUN: [Test; 9] = [
+const RUN: [Test; 10] = [
     whole("control"),
     // Hundreds of thousands of packets, or of flows: too many to emulate.
     Test { program: "flows", without: &["silent_flows"] },
-    Test { program: "fragments", without: &["a_flood_of"] },
+    whole("fragments"),
     whole("hairpin"),
     whole("hostile_packets"),
     whole("kernel_fuzz"),
     whole("kernel_vs_oracle"),
+    whole("own_address"),
     whole("table_reads"),
     // What is on record is another kernel's.
     Test { program: "verifier", without: &["programs_are_verified_within_bounds"] },
