@@ -116,7 +116,7 @@ fn blocks(count: u32) -> String {
 /// Blocks within blocks, each with ports of its own: an address in the innermost has those of all.
 #[test]
 fn more_decisions_than_there_is_room_for_close_who_asks_for_them() {
-    let (depth, ports) = (120, 37);
+    let (depth, ports) = (120, 75);
     assert!(ports * depth * (depth + 1) / 2 > capacity::DECISIONS);
     let mut rules = String::new();
     for level in 0..depth {
