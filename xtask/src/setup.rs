@@ -163,10 +163,10 @@ const PACKAGES: &[Package] = &[
 /// What static binaries are built with, each for one architecture.
 const C_COMPILERS: &[Package] = &[
     Package {
-        name: "musl-tools",
-        proof: Proof::Program("musl-gcc"),
+        name: "gcc",
+        proof: Proof::Program("gcc"),
         purpose: Purpose::Build,
-        why: "the C of the `ring` crate is compiled against musl with it, for x86-64",
+        why: "compiles the C of the `ring` crate for x86-64",
     },
     Package {
         name: "clang-22",

@@ -98,7 +98,7 @@ impl Profile {
 /// Builds for `architecture`, and installs what is missing for that; the binary.
 pub(super) fn build(architecture: Architecture, profile: Profile) -> anyhow::Result<PathBuf> {
     if architecture == Architecture::Amd64 && env::consts::ARCH != "x86_64" {
-        bail!("an image for amd64 is built on x86-64 only: musl-gcc compiles for its own machine");
+        bail!("an image for amd64 is built on x86-64 only: gcc compiles for its own machine");
     }
     let triple = architecture.triple();
     setup::ensure(Purpose::Build)?;
