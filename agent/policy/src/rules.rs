@@ -193,15 +193,15 @@ impl Lists {
         predicates: &mut Predicates,
     ) -> ListId {
         let (set, direction) = set;
-        let id = match self.find(policy, direction) {
-            Some(id) => id,
-            None => {
-                let id = self.lists.insert(RuleList::new(policy, direction));
-                self.by_name.insert((policy.clone(), direction), id);
-                self.compile(id, world, predicates);
-                id
-            }
-        };
+        let id = self.find(policy, direction).unwrap_or_else(|| {
+            let id = self.lists.insert(RuleList::new(policy, direction));
+            self.by_name.insert((policy.clone(), direction), id);
+            id
+        });
+        // Nothing is in a list that no set contained, be it new or emptied by `sweep` a moment ago.
+        if self.lists[id].sets.is_empty() {
+            self.compile(id, world, predicates);
+        }
         self.lists[id].sets.insert(set);
         id
     }

@@ -446,3 +446,19 @@ fn case_58_a_closed_set_that_needs_less_by_other_objects_opens_when_all_is_weigh
     assert!(may_enter(&compiler, "a", "10.0.1.80", TCP, 80));
     assert!(compiler.reconsider().is_empty());
 }
+
+#[test]
+fn case_58_a_set_that_opens_as_the_last_other_with_its_policy_goes_has_its_rules() {
+    let lab = Lab::default().pod("a", &["10.0.0.1"]).pod("b", &["10.0.0.2"]);
+    let mut lab = lab.ingress("shared", "a", vec![allow(Peers::Any, tcp(79, 1024))]);
+    let everyone = PodSelector { pods: Selector::default(), ..app("a") };
+    lab.world.policies.get_mut(&policy_name("shared")).expect("just added").subject = everyone;
+    let lab = lab.ingress("open", "b", vec![allow(Peers::Any, Ports::Any)]);
+    let mut compiler = compile(&lab.world, Capacity { decisions: 8, ..Capacity::default() });
+    let [overflow] = compiler.overflows() else { panic!("one set is closed") };
+    assert_eq!(overflow.pod, pod("a"));
+    compiler.apply([Change::Endpoint(pod("b"), None)]);
+    assert_eq!(compiler.overflows(), []);
+    assert!(may_enter(&compiler, "a", "192.0.2.1", TCP, 80));
+    assert!(!may_enter(&compiler, "a", "192.0.2.1", TCP, 78));
+}
