@@ -19,10 +19,10 @@ use crate::path::Scene;
 #[unsafe(no_mangle)]
 static TRACE_SLOT: Global<u32> = Global::new(0);
 
-/// Counts a packet under a reason.
+/// Counts a packet of an endpoint under a reason.
 #[inline(always)]
-pub(crate) fn count(scene: &Scene, skb: &Skb, direction: Direction, reason: Reason) {
-    let index = counter_index(scene.slot, direction, reason as u32);
+pub(crate) fn count(slot: u32, skb: &Skb, direction: Direction, reason: Reason) {
+    let index = counter_index(slot, direction, reason as u32);
     if let Some(counter) = maps::COUNTERS.get_ptr_mut(index) {
         add(counter, skb.length());
     }
@@ -49,10 +49,10 @@ fn add(counter: *mut Counter, length: u32) {
 #[inline(always)]
 pub(crate) fn report(scene: &Scene, skb: &Skb, direction: Direction, reason: Reason) {
     if !take_from_budget(scene, reason) {
-        return count(scene, skb, direction, Reason::EventLost);
+        return count(scene.slot, skb, direction, Reason::EventLost);
     }
     let Some(mut record) = maps::EVENTS.reserve(0) else {
-        return count(scene, skb, direction, Reason::EventLost);
+        return count(scene.slot, skb, direction, Reason::EventLost);
     };
     record.write(Event {
         // SAFETY: the helper has no preconditions.
@@ -92,6 +92,12 @@ fn take_from_budget(scene: &Scene, reason: Reason) -> bool {
     }
     budget.used += 1;
     true
+}
+
+/// True while a slot's packets are logged.
+#[inline(always)]
+pub(crate) fn traces() -> bool {
+    TRACE_SLOT.load() != SLOT_NONE
 }
 
 /// Logs a packet of the slot that is traced.

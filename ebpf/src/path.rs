@@ -435,7 +435,7 @@ fn insert(
 ) -> bool {
     let added = flow::insert(key, flow, spot, scene.clock);
     if added == flow::Added::Displacing {
-        count(scene, skb, direction, Reason::FlowDisplaced);
+        count(scene.slot, skb, direction, Reason::FlowDisplaced);
     }
     added != flow::Added::No
 }
