@@ -57,12 +57,14 @@ mod programs {
 
     /// Packets to the pod.
     #[classifier]
+    #[inline(always)]
     pub(crate) fn sluice_ingress(context: TcContext) -> i32 {
         run(context, Direction::Ingress)
     }
 
     /// Packets from the pod.
     #[classifier]
+    #[inline(always)]
     pub(crate) fn sluice_egress(context: TcContext) -> i32 {
         run(context, Direction::Egress)
     }

@@ -25,12 +25,15 @@ pub(crate) fn passes(
         return false;
     }
     let Some(packet) = parse_plain(skb) else { return false };
+    if !track::is_steady(&packet) {
+        return false;
+    }
     let (own, remote) = match direction {
         Direction::Ingress => (&packet.destination, &packet.source),
         Direction::Egress => (&packet.source, &packet.destination),
     };
     // With the pod's own address at its own end, it is neither spoofed nor DHCP.
-    if !endpoint.owns(own) || endpoint.owns(remote) || !track::is_steady(&packet) {
+    if !endpoint.owns(own) || endpoint.owns(remote) {
         return false;
     }
     let Some(key) = track::key(&packet, direction, endpoint.epoch) else { return false };
