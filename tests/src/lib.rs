@@ -4,6 +4,7 @@ pub mod apiserver;
 pub mod case;
 pub mod cni;
 pub mod e2e;
+pub mod hostile;
 pub mod http;
 pub mod lab;
 pub mod node;
@@ -14,6 +15,7 @@ pub mod simulated;
 pub mod traffic;
 pub mod translate;
 pub mod truth;
+pub mod wire;
 
 /// Fails with a message where the test does not run as root. `cargo xtask test` does.
 ///
