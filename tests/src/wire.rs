@@ -10,13 +10,12 @@ use std::time::Duration;
 use aya::programs::{TcAttachType, tc};
 use nix::errno::Errno;
 use nix::libc;
-use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, setns, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, bind, recv, send,
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-use nix::unistd::Pid;
 use sluice_common::abi::Direction::{self, Egress, Ingress};
 use sluice_common::reason::Reason;
 
@@ -166,7 +165,7 @@ impl Wire {
     #[expect(clippy::new_without_default, reason = "it changes the thread")]
     pub fn new() -> Self {
         crate::needs_root();
-        keep_to_one_cpu();
+        crate::keep_to_one_cpu();
         unshare(CloneFlags::CLONE_NEWNET).expect("a namespace");
         be_silent();
         run(&format!("ip link add sluice-br mtu {MTU} type bridge mcast_snooping 0"));
@@ -243,15 +242,6 @@ impl Wire {
 /// Index of the pod's interface on the node.
 fn pod_side() -> u32 {
     nix::net::if_::if_nametoindex(POD_SIDE).expect("an interface")
-}
-
-fn keep_to_one_cpu() {
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).expect("readable");
-    let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu) == Ok(true));
-    let mut one = CpuSet::new();
-    one.set(first.expect("a CPU")).expect("in range");
-    sched_setaffinity(this, &one).expect("set");
 }
 
 /// Has this namespace say nothing of its own, and look at nothing that it only bridges.
