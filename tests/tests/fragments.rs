@@ -131,13 +131,15 @@ fn fragmented_neighbour_discovery_is_judged() {
 /// First pieces from one side, however many, take nothing from the packets of the other.
 #[test]
 fn a_flood_of_first_fragments_stays_where_it_comes_from() {
-    let mut scene = scene();
-    scene.passes(Egress, &piece4(Egress, OPEN, 1, 0), Reason::Allowed);
-    for id in 0..2_000 {
-        scene.run(Ingress, &piece4(Ingress, OPEN, id, 0));
+    for piece in [piece4 as Piece, piece6] {
+        let mut scene = scene();
+        scene.passes(Egress, &piece(Egress, OPEN, 1, 0), Reason::Allowed);
+        for id in 0..2_000 {
+            scene.run(Ingress, &piece(Ingress, OPEN, id, 0));
+        }
+        scene.passes(Egress, &piece(Egress, OPEN, 1, 1), Reason::Established);
+        scene.passes(Egress, &piece(Egress, OPEN, 1, 2), Reason::Established);
     }
-    scene.passes(Egress, &piece4(Egress, OPEN, 1, 1), Reason::Established);
-    scene.passes(Egress, &piece4(Egress, OPEN, 1, 2), Reason::Established);
 }
 
 /// Nor, however many, do those from one sender take anything from another's to the same pod.

@@ -1,5 +1,5 @@
 //! The real programs on random packets, beside a model of them in user space (`sluice_tests::model`): both
-//! must come to the same reason for every packet. First damaged packets, each of them a pod's first; then
+//! must come to the same reason for every packet. First damaged packets and random bytes, each of them a pod's first; then
 //! packets over a handful of flows, with changes of policy between them, where both must also come to the
 //! same flows. Needs root.
 //!
@@ -246,6 +246,9 @@ fn packets_of_flows_come_to_the_same_reasons_and_flows() {
 
 /// A packet between the pod and its peer, most often damaged.
 fn random_frame(dice: &mut ChaCha8Rng, direction: Direction) -> Vec<u8> {
+    if dice.random_range(0..20) == 0 {
+        return random_bytes(dice);
+    }
     let tags: &[u16] = match dice.random_range(0..20) {
         0 => &[VLAN],
         1 => &[SERVICE_VLAN, VLAN],
@@ -276,6 +279,14 @@ fn random_frame(dice: &mut ChaCha8Rng, direction: Direction) -> Vec<u8> {
         _ => {}
     }
     frame
+}
+
+/// A frame of which nothing is as it should be but its type.
+fn random_bytes(dice: &mut ChaCha8Rng) -> Vec<u8> {
+    let ethertype = [IPV4, IPV4, IPV6, IPV6, ARP, VLAN, dice.random()][dice.random_range(0..7)];
+    let mut bytes = vec![0; dice.random_range(1..200)];
+    dice.fill(&mut bytes[..]);
+    ethernet(&[], ethertype, &bytes)
 }
 
 fn random_neighbour(dice: &mut ChaCha8Rng, (source, destination): (Ipv6Addr, Ipv6Addr)) -> V6 {
