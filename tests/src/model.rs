@@ -180,7 +180,7 @@ impl Walk<'_> {
             Err(_) => !packet.addressed || !packet.source.is_v4(),
         };
         if *direction == Ingress && from_host && !may_be_cut {
-            self.from_own_host();
+            self.note_own_host();
             return Reason::Host;
         }
         let control = match read {
@@ -282,7 +282,7 @@ impl Walk<'_> {
         track::key(&self.packet, direction, self.model.endpoint.epoch)
     }
 
-    fn from_own_host(&mut self) {
+    fn note_own_host(&mut self) {
         if self.read != Ok(Frame::Ip) || !self.model.governs(Egress) {
             return;
         }

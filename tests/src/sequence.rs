@@ -32,6 +32,8 @@ pub enum Step {
         frame: Vec<u8>,
         /// It is of the node's own host stack.
         from_host: bool,
+        /// What the other end may say to it, if that is to be seen: it passes where the packet does.
+        reply: Option<Vec<u8>>,
     },
     /// Policy allows a port of a protocol, or denies it from now on.
     Decide {
@@ -137,6 +139,23 @@ impl Talk {
         packet::frame(source, destination, self.protocol, payload)
     }
 
+    /// What the other end may say to a packet, whatever was said before: `None` where that depends, and to
+    /// itself.
+    fn reply(&self, direction: Direction, payload: &[u8]) -> Option<Vec<u8>> {
+        /// Of the flags in a TCP header.
+        const FLAGS: usize = 13;
+        let ports = self.ports;
+        let [to, from] = if direction == Egress { ports } else { [ports[1], ports[0]] };
+        let reply = match (self.protocol, payload.get(FLAGS)) {
+            _ if self.pod == self.peer => return None,
+            (protocol::UDP, _) => udp(from, to, b"reply"),
+            (protocol::TCP, Some(&SYN)) => tcp(from, to, SYN | ACK),
+            (protocol::TCP, Some(&ACK)) => tcp(from, to, ACK),
+            _ => return None,
+        };
+        Some(self.frame(direction.reverse(), &reply))
+    }
+
     /// A fragment of a packet of this talk.
     fn piece(&self, direction: Direction, dice: &mut ChaCha8Rng) -> Vec<u8> {
         let is_first = dice.random();
@@ -185,16 +204,19 @@ impl<'a> Sequence<'a> {
             }
             3 => return Step::Forget,
             4..14 if !self.sent.is_empty() => return self.error(),
-            14..22 => (talk.piece(direction, self.dice), false),
-            22..28 => (self.damaged(talk, direction), false),
+            14..28 => (talk.piece(direction, self.dice), false),
+            28..34 => (self.damaged(talk, direction), false),
             kind => {
                 let payload = talk.payload(direction, self.dice);
                 let frame = talk.frame(direction, &payload);
                 self.sent.push((direction, frame.clone()));
-                (frame, kind < 34 && direction == Ingress)
+                let from_host = kind < 40 && direction == Ingress;
+                let is_asked = !from_host && kind < 64;
+                let reply = talk.reply(direction, &payload).filter(|_| is_asked);
+                return Step::Packet { direction, frame, from_host, reply };
             }
         };
-        Step::Packet { direction, frame, from_host }
+        Step::Packet { direction, frame, from_host, reply: None }
     }
 
     fn decide(&mut self) -> Step {
@@ -257,6 +279,6 @@ impl<'a> Sequence<'a> {
         };
         let message = [&[kind[0], kind[1], 0, 0, 0, 0, 5, 0], &quote[..]].concat();
         let frame = packet::frame(source, destination, number, &message);
-        Step::Packet { direction, frame, from_host: false }
+        Step::Packet { direction, frame, from_host: false, reply: None }
     }
 }

@@ -51,7 +51,8 @@ impl Merged {
         Self { gso_type: 4, headers }
     }
 
-    /// What stands before the frame: the checksum is to be filled in, and each packet has 1400 bytes of data.
+    /// What stands before the frame: the checksum is to be filled in, and each packet has 1400 bytes of
+    /// data.
     fn header(self) -> [u8; VNET_HEADER] {
         const NEEDS_SUM: u8 = 1;
         const DATA: u16 = 1400;
@@ -156,9 +157,9 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Two veths and a bridge, each in a namespace of its own: the bridge in that of the calling thread, which
-    /// is a new one from then on. The thread keeps to one CPU, whose queue all that it sends goes through: so
-    /// nothing overtakes anything.
+    /// Two veths and a bridge, each in a namespace of its own: the bridge in that of the calling thread,
+    /// which is a new one from then on. The thread keeps to one CPU, whose queue all that it sends goes
+    /// through: so nothing overtakes anything.
     ///
     /// # Panics
     /// Without root.

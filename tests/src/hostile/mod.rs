@@ -120,8 +120,8 @@ impl Hostile {
         Self { carrier, ..self }
     }
 
-    /// Checks that the packet was counted and recorded as it ought to be and as nothing else. `with` is what
-    /// was sent along with it.
+    /// Checks that the packet was counted and recorded as it ought to be and as nothing else. `with` is
+    /// what was sent along with it.
     ///
     /// # Panics
     /// Otherwise.
