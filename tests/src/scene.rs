@@ -252,6 +252,14 @@ impl Scene {
         interface: u32,
     ) -> (Action, Counted) {
         let action = self.datapath.run(direction, frame, interface).expect("the program runs");
+        (action, self.counted())
+    }
+
+    /// What was counted since this was last asked, or a packet run.
+    ///
+    /// # Panics
+    /// If the counters cannot be read.
+    pub fn counted(&mut self) -> Counted {
         let after = self.datapath.maps().snapshot(SLOT).unwrap();
         let mut counted = Counted::new();
         for (key, counter) in &after {
@@ -262,7 +270,7 @@ impl Scene {
             }
         }
         self.before = after;
-        (action, counted)
+        counted
     }
 
     /// The packet is dropped, for this reason, and counted and recorded as that and nothing else.
