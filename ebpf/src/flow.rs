@@ -276,6 +276,6 @@ pub(crate) fn insert(key: &FlowKey, flow: &Flow, spot: Spot, clock: Clock) -> Ad
         unsafe { words::copy::<_, u64>(flow, &raw mut entry.flow) };
     }
     bucket.unlock();
-    recent::forget(spot);
+    recent::forget(key);
     added
 }

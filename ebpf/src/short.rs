@@ -37,5 +37,5 @@ pub(crate) fn passes(
         return false;
     }
     let Some(key) = track::key(&packet, direction, endpoint.epoch) else { return false };
-    recent::find(&key, flow::spot(&key), generation, flow::clock()).is_some()
+    recent::find(&key, generation, flow::clock()).is_some()
 }
