@@ -29,6 +29,7 @@ mod classes;
 mod describe;
 mod emit;
 mod fit;
+mod hash;
 mod labels;
 mod mixed;
 mod owners;

@@ -6,7 +6,7 @@
 //!   or less is then one entry of `cidrs` more or less, and a rule of a thousand blocks is one class.
 //! * A port name that egress rules use is a predicate per number that pods give it ([`crate::asked`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sluice_common::abi::Address;
@@ -15,6 +15,7 @@ use crate::arena::{Arena, id};
 use crate::asked::{Asked, PortName, PortReference};
 use crate::cidr;
 use crate::classes::ClassIndex;
+use crate::hash::HashMap;
 use crate::model::{Block, NamedPort, Pod, PodSelector, RuleName, World};
 use crate::rules::ListId;
 use crate::selector::{SelectorIndex, Subject};
@@ -61,8 +62,7 @@ struct FiledBlock {
 /// What changed since it was last asked: the addresses that must be looked at again follow from it.
 #[derive(Debug, Default)]
 pub(crate) struct PredicateChanges {
-    pub(crate) new_selectors: SelectorIndex<PredicateId>,
-    pub(crate) has_new_selectors: bool,
+    pub(crate) new_selectors: Vec<Arc<PodSelector>>,
     /// Port names that every pod is asked for from now on.
     pub(crate) new_ports: BTreeSet<PortName>,
     /// Predicates whose addresses are asked for other port names than before, and those of the numbers
@@ -78,7 +78,6 @@ pub(crate) struct PredicateChanges {
 #[derive(Debug, Default)]
 pub(crate) struct Predicates {
     entries: Arena<PredicateId, Entry>,
-    // Never iterated: no order of theirs reaches an output.
     by_selector: HashMap<Arc<PodSelector>, PredicateId>,
     by_block: HashMap<Block, PredicateId>,
     by_rule: BTreeMap<RuleName, PredicateId>,
@@ -115,8 +114,7 @@ impl Predicates {
         let id = self.by_selector.get(selector).copied().unwrap_or_else(|| {
             let id = self.new_entry(Predicate::Pods(Arc::clone(selector)));
             self.selectors.insert(selector, &id);
-            self.changes.new_selectors.insert(selector, &id);
-            self.changes.has_new_selectors = true;
+            self.changes.new_selectors.push(Arc::clone(selector));
             self.by_selector.insert(Arc::clone(selector), id);
             id
         });
