@@ -93,6 +93,7 @@ impl Classes {
         let named = predicates.iter().filter_map(|id| match &all.get(*id).what {
             Predicate::Port(port) => Some(((port.protocol, port.name.clone()), port.port)),
             Predicate::Pods(_)
+            | Predicate::Selectors(_)
             | Predicate::Block(_)
             | Predicate::Blocks(_)
             | Predicate::OwnHost => None,

@@ -29,6 +29,7 @@ pub(crate) fn predicate(predicate: &Predicate) -> String {
     match predicate {
         Predicate::Pods(selector) => pods(&mut text, selector),
         Predicate::Block(block) => self::block(&mut text, block),
+        Predicate::Selectors(rule) => append(&mut text, format_args!("pods of {rule}")),
         Predicate::Blocks(rule) => append(&mut text, format_args!("blocks of {rule}")),
         Predicate::OwnHost => text.push_str("own node"),
         Predicate::Port(NamedPort { name, protocol, port }) => {

@@ -37,6 +37,7 @@ mod ports;
 mod predicates;
 mod program;
 mod rules;
+mod selected;
 mod selector;
 mod services;
 mod sets;

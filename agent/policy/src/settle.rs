@@ -172,7 +172,7 @@ impl Compiler {
     /// Finds the addresses whose class changes with the predicates in force.
     fn settle_predicates(&mut self, work: &mut Work, output: &mut Output) {
         let (changes, unused) = self.predicates.take_changes();
-        let mut lost: BTreeSet<ClassIndex> = BTreeSet::new();
+        let mut lost = changes.classes.clone();
         for id in unused.iter().chain(&changes.asked) {
             lost.extend(&self.predicates.get(*id).classes);
         }

@@ -15,11 +15,9 @@ use sluice_policy::tables::{Prefix, Tables};
 use crate::worlds::{batches, questions, world};
 
 /// What a packet of a slot would meet: the endpoint, and the decision if it is governed.
-fn verdict(
-    tables: &Tables,
-    slot: u32,
-    question: &Question,
-) -> Option<(Endpoint, Option<Decision>)> {
+type Met = Option<(Endpoint, Option<Decision>)>;
+
+fn verdict(tables: &Tables, slot: u32, question: &Question) -> Met {
     let endpoint = *tables.endpoints.get(&slot)?;
     let Question { direction, protocol, port, .. } = *question;
     let asked = Asked { slot, direction, remote: Address::from(question.remote), protocol, port };
@@ -27,10 +25,7 @@ fn verdict(
     Some((endpoint, endpoint.is_governed(direction).then(decide).flatten()))
 }
 
-fn verdicts(
-    tables: &Tables,
-    asked: &[(u32, Question)],
-) -> Vec<Option<(Endpoint, Option<Decision>)>> {
+fn verdicts(tables: &Tables, asked: &[(u32, Question)]) -> Vec<Met> {
     asked.iter().map(|(slot, question)| verdict(tables, *slot, question)).collect()
 }
 
@@ -44,11 +39,7 @@ fn sample(worlds: [&World; 2]) -> Vec<(u32, Question)> {
 }
 
 /// What packets meet that began at each generation from `oldest` to the present one.
-fn seen_from(
-    oldest: u32,
-    kernel: &KernelState,
-    asked: &[(u32, Question)],
-) -> Vec<Vec<Option<(Endpoint, Option<Decision>)>>> {
+fn seen_from(oldest: u32, kernel: &KernelState, asked: &[(u32, Question)]) -> Vec<Vec<Met>> {
     let mut past = kernel.clone();
     let generations = oldest..=kernel.generation;
     let views = generations.map(|generation| {
