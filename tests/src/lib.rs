@@ -30,6 +30,14 @@ pub fn needs_root() {
     assert!(nix::unistd::geteuid().is_root(), "this test needs root: run `cargo xtask test`");
 }
 
+/// A number from an environment variable, or another.
+///
+/// # Panics
+/// Where the variable is no number.
+pub fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().expect(variable))
+}
+
 /// Keeps the calling thread to one of the CPUs that it may use.
 ///
 /// # Panics

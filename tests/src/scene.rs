@@ -100,7 +100,8 @@ impl Scene {
     /// # Panics
     /// As [`Self::new`].
     pub fn without_short_way() -> Self {
-        let options = LoadOptions { trace_slot: NonZeroU32::new(SLOT + 1), ..LoadOptions::default() };
+        let options =
+            LoadOptions { trace_slot: NonZeroU32::new(SLOT + 1), ..LoadOptions::default() };
         Self::loaded(options, EndpointFlags::PRESENT, [1, 2])
     }
 

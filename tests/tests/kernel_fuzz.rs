@@ -16,7 +16,6 @@ use sluice::engine::packet::{echo, sctp, tcp, udp};
 use sluice_common::abi::Direction;
 use sluice_common::parse::protocol;
 use sluice_common::reason::{Outcome, Reason};
-use sluice_tests::keep_to_one_cpu;
 use sluice_tests::model::{FOREVER, Model};
 use sluice_tests::packet::{
     ARP, IPV4, IPV6, SERVICE_VLAN, V4, V6, VLAN, arp, authentication, ethernet, fragment,
@@ -24,6 +23,7 @@ use sluice_tests::packet::{
 };
 use sluice_tests::scene::{EPOCH, PEER, PEER6, POD, POD6, Scene};
 use sluice_tests::sequence::{Sequence, Step};
+use sluice_tests::{keep_to_one_cpu, number};
 
 use Direction::{Egress, Ingress};
 
@@ -210,10 +210,6 @@ impl Twins {
         );
         assert!(*refused < *packets / 4, "{refused} of {packets} packets were not run");
     }
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |text| text.parse().expect(variable))
 }
 
 /// False for a packet that a test run refuses: it wants a whole Ethernet header and something behind it,

@@ -63,8 +63,9 @@ const LIVE: [Test; 6] = [
 
 /// Packets by `BPF_PROG_TEST_RUN`, with an interface that they came from: Linux 5.10 takes none there
 /// and calls it an invalid argument.
-const RUN: [Test; 11] = [
+const RUN: [Test; 13] = [
     whole("control"),
+    whole("events"),
     // Hundreds of thousands of packets, or of flows: too many to emulate.
     Test { program: "flows", without: &["silent_flows"] },
     whole("fragments"),
@@ -74,6 +75,7 @@ const RUN: [Test; 11] = [
     whole("kernel_fuzz"),
     whole("kernel_vs_oracle"),
     whole("own_address"),
+    whole("short_way"),
     whole("table_reads"),
     // What is on record is another kernel's.
     Test { program: "verifier", without: &["programs_are_verified_within_bounds"] },
