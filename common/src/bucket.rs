@@ -42,12 +42,6 @@ impl Spot {
         Self { hash: hash::of_eight([a, b, c, d, epoch, ports, protocol, 0], seed) }
     }
 
-    /// A number below 2^`bits`, good enough for a cache.
-    #[inline(always)]
-    pub const fn recent(self, bits: u32) -> u32 {
-        (self.hash >> (64 - bits)) as u32
-    }
-
     /// The bucket, of `count`, a power of two above 1.
     #[inline(always)]
     pub const fn bucket(self, count: u32) -> u32 {

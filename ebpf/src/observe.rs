@@ -1,6 +1,7 @@
 //! What can be seen of packets from outside: counters, records of drops, the trace.
 
 use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_log_ebpf::info;
 use sluice_common::abi::{
@@ -19,10 +20,10 @@ use crate::path::Scene;
 #[unsafe(no_mangle)]
 static TRACE_SLOT: Global<u32> = Global::new(0);
 
-/// Counts a packet under a reason.
+/// Counts a packet of an endpoint under a reason.
 #[inline(always)]
-pub(crate) fn count(scene: &Scene, skb: &Skb, direction: Direction, reason: Reason) {
-    let index = counter_index(scene.slot, direction, reason as u32);
+pub(crate) fn count(slot: u32, skb: &Skb, direction: Direction, reason: Reason) {
+    let index = counter_index(slot, direction, reason as u32);
     if let Some(counter) = maps::COUNTERS.get_ptr_mut(index) {
         add(counter, skb.length());
     }
@@ -46,13 +47,16 @@ fn add(counter: *mut Counter, length: u32) {
 }
 
 /// Writes a record of a drop, within the endpoint's rate for its reason; counts what it could not write.
+///
+/// Nobody is woken for it: a reader that keeps up would be, for every record, by the CPU that drops packets,
+/// which cost that 4,600 ns for each where a record that nobody reads costs 160.
 #[inline(always)]
 pub(crate) fn report(scene: &Scene, skb: &Skb, direction: Direction, reason: Reason) {
     if !take_from_budget(scene, reason) {
-        return count(scene, skb, direction, Reason::EventLost);
+        return count(scene.slot, skb, direction, Reason::EventLost);
     }
     let Some(mut record) = maps::EVENTS.reserve(0) else {
-        return count(scene, skb, direction, Reason::EventLost);
+        return count(scene.slot, skb, direction, Reason::EventLost);
     };
     record.write(Event {
         // SAFETY: the helper has no preconditions.
@@ -71,7 +75,7 @@ pub(crate) fn report(scene: &Scene, skb: &Skb, direction: Direction, reason: Rea
         length: skb.length(),
         reserved: 0,
     });
-    record.submit(0);
+    record.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
 /// True if the endpoint may write one more record for the reason in this second.
@@ -92,6 +96,12 @@ fn take_from_budget(scene: &Scene, reason: Reason) -> bool {
     }
     budget.used += 1;
     true
+}
+
+/// True while a slot's packets are logged.
+#[inline(always)]
+pub(crate) fn traces() -> bool {
+    TRACE_SLOT.load() != SLOT_NONE
 }
 
 /// Logs a packet of the slot that is traced.

@@ -294,7 +294,7 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
     let is_steady = !is_error && track::is_steady(&scene.packet);
     if is_steady
         && let Some(key) = &key
-        && let Some(rule) = recent::find(key, spot, scene.generation, scene.clock)
+        && let Some(rule) = recent::find(key, scene.generation, scene.clock)
     {
         scene.rule = rule;
         return Reason::Established;
@@ -316,7 +316,7 @@ fn by_flow_or_policy(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reas
             Known::Passes(next) => {
                 place.set(key, &next);
                 if next.generation == scene.generation {
-                    recent::note(key, spot, &next, scene.clock);
+                    recent::note(key, &next, scene.clock);
                 }
                 scene.rule = next.rule;
                 scene.may_return = goes_out_to_return(&next);
@@ -435,7 +435,7 @@ fn insert(
 ) -> bool {
     let added = flow::insert(key, flow, spot, scene.clock);
     if added == flow::Added::Displacing {
-        count(scene, skb, direction, Reason::FlowDisplaced);
+        count(scene.slot, skb, direction, Reason::FlowDisplaced);
     }
     added != flow::Added::No
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 
 use aya::maps::{PerCpuArray, PerCpuValues};
 use sluice::datapath::counters::Snapshot;
@@ -91,6 +92,17 @@ impl Scene {
     pub fn with_event_rate(event_rate: u32) -> Self {
         let options = LoadOptions { event_rate, ..LoadOptions::default() };
         Self::rated(options, EndpointFlags::PRESENT, [1, 2])
+    }
+
+    /// A pod like that of [`Self::new`], whose every packet takes the long way: the programs log another
+    /// slot's, and those of a slot that is logged must not pass by that.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn without_short_way() -> Self {
+        let options =
+            LoadOptions { trace_slot: NonZeroU32::new(SLOT + 1), ..LoadOptions::default() };
+        Self::loaded(options, EndpointFlags::PRESENT, [1, 2])
     }
 
     fn loaded(options: LoadOptions, flags: u32, sets: [SetId; 2]) -> Self {
@@ -241,6 +253,14 @@ impl Scene {
         interface: u32,
     ) -> (Action, Counted) {
         let action = self.datapath.run(direction, frame, interface).expect("the program runs");
+        (action, self.counted())
+    }
+
+    /// What was counted since this was last asked, or a packet run.
+    ///
+    /// # Panics
+    /// If the counters cannot be read.
+    pub fn counted(&mut self) -> Counted {
         let after = self.datapath.maps().snapshot(SLOT).unwrap();
         let mut counted = Counted::new();
         for (key, counter) in &after {
@@ -251,7 +271,7 @@ impl Scene {
             }
         }
         self.before = after;
-        (action, counted)
+        counted
     }
 
     /// The packet is dropped, for this reason, and counted and recorded as that and nothing else.

@@ -1,7 +1,7 @@
 //! Flows in the kernel: what belongs to a connection passes, what policy took back does not
-//! (SEMANTICS 1, 40, 45, 49–55). Needs root.
+//! (SEMANTICS 1, 40, 49–55). Needs root.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use sluice::engine::packet::{self, echo, sctp, tcp, udp};
 use sluice_common::abi::{Direction, FlowKey, FlowState, Lifetimes};
@@ -16,6 +16,8 @@ use tcp_flag::{ACK, FIN, RST, SYN};
 const HOST: u32 = 0;
 const CLIENT: u16 = 40_000;
 const SERVER: u16 = 80;
+/// The rule of [`Scene`] that lets the pod open connections.
+const EGRESS_RULE: u32 = 2;
 
 /// A packet of the connection between the pod and its peer, in a direction.
 fn frame(direction: Direction, number: u8, payload: &[u8]) -> Vec<u8> {
@@ -393,48 +395,46 @@ fn own_host_passes_and_is_answered() {
     assert_eq!(action, sluice::datapath::run::Action::Drop);
 }
 
-/// An ICMP error that quotes a packet, from somewhere to somewhere.
-fn error(source: IpAddr, destination: IpAddr, quoted: &[u8]) -> Vec<u8> {
-    let (number, message) = if source.is_ipv4() {
-        (protocol::ICMP, [3, 4, 0, 0, 0, 0, 5, 0])
-    } else {
-        (protocol::ICMPV6, [2, 0, 0, 0, 0, 0, 5, 0])
-    };
-    let mut payload = message.to_vec();
-    payload.extend(&quoted[..quoted.len().min(48)]);
-    packet::frame(source, destination, number, &payload)
-}
-
-/// 45: an error about a flow passes, one about nothing is judged.
+/// 51: a change that does not touch the flow's verdict has it judged once more, and no packet after.
 #[test]
-fn icmp_errors_belong_to_the_flow_they_quote() {
-    let router = IpAddr::from(Ipv4Addr::new(192, 0, 2, 1));
-    let mut scene = client();
-    let about = |frame: &[u8]| error(router, POD.into(), &frame[14..]);
-    scene.drops(Ingress, &about(&out(SYN)), Reason::DefaultDeny);
-    open(&mut scene);
-    scene.passes(Ingress, &about(&out(ACK)), Reason::RelatedError);
-    // About a packet that the pod did not send, or to a port that it does not talk to.
-    scene.drops(Ingress, &about(&back(ACK)), Reason::DefaultDeny);
-    let other = frame(Egress, protocol::TCP, &tcp(CLIENT, SERVER + 1, ACK));
-    scene.drops(Ingress, &about(&other), Reason::DefaultDeny);
-    // The pod's own errors, about what it was sent.
-    let own = error(POD.into(), PEER.into(), &back(ACK)[14..]);
-    scene.passes(Egress, &own, Reason::RelatedError);
-    // To somebody else than the one whose packet it quotes, it is no error about anything.
-    let elsewhere = error(POD.into(), router, &back(ACK)[14..]);
-    scene.drops(Egress, &elsewhere, Reason::DefaultDeny);
-    // Policy takes the flow back: its errors go with it.
-    scene.deny(Egress, protocol::TCP, SERVER);
-    scene.drops(Ingress, &about(&out(ACK)), Reason::Revoked);
-
-    let router6 = IpAddr::from("2001:db8::1".parse::<Ipv6Addr>().unwrap());
-    let mut scene = client();
-    let syn6 = packet::frame(POD6.into(), PEER6.into(), protocol::TCP, &tcp(CLIENT, SERVER, SYN));
-    let too_big = error(router6, POD6.into(), &syn6[14..]);
-    scene.drops(Ingress, &too_big, Reason::DefaultDeny);
-    scene.passes(Egress, &syn6, Reason::Allowed);
-    scene.passes(Ingress, &too_big, Reason::RelatedError);
+fn a_change_costs_a_flow_one_judgement() {
+    for number in [protocol::TCP, protocol::UDP, protocol::SCTP] {
+        let mut scene = client();
+        let payload = |from, to, opens: bool| match number {
+            protocol::TCP => tcp(from, to, if opens { SYN } else { ACK }),
+            protocol::SCTP => sctp(from, to, if opens { sctp_chunk::INIT } else { 3 }),
+            _ => udp(from, to, &[]),
+        };
+        let first = frame(Egress, number, &payload(CLIENT, SERVER, true));
+        let there = frame(Egress, number, &payload(CLIENT, SERVER, false));
+        let back = frame(Ingress, number, &payload(SERVER, CLIENT, false));
+        scene.passes(Egress, &first, Reason::Allowed);
+        // Judgements by the rule that lets it through.
+        let judged = |scene: &mut Scene| {
+            let hits = scene.datapath.maps().rule_hits(EGRESS_RULE).expect("readable");
+            hits[EGRESS_RULE as usize].packets
+        };
+        let exchange = |scene: &mut Scene| {
+            for _ in 0..5 {
+                scene.passes(Ingress, &back, Reason::Established);
+                scene.passes(Egress, &there, Reason::Established);
+                // By the cache of those seen lately, and by the table.
+                scene.passes(Egress, &there, Reason::Established);
+                scene.forget_recent();
+            }
+        };
+        exchange(&mut scene);
+        assert_eq!(judged(&mut scene), 1, "protocol {number}, its first packet");
+        scene.allow(Egress, number, 443);
+        exchange(&mut scene);
+        assert_eq!(judged(&mut scene), 2, "protocol {number}, after a change");
+        scene.allow(Ingress, number, 443);
+        scene.deny(Egress, number, 443);
+        exchange(&mut scene);
+        assert_eq!(judged(&mut scene), 3, "protocol {number}, after two changes at once");
+        exchange(&mut scene);
+        assert_eq!(judged(&mut scene), 3, "protocol {number}, after none");
+    }
 }
 
 /// A set that has no entries at all, because it did not fit.

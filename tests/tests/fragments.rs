@@ -1,11 +1,12 @@
 //! Packets in pieces (SEMANTICS 47): later fragments have the verdict of their first, and what could
-//! change it afterwards is dropped for a reason of its own. Needs root.
+//! change it afterwards is dropped for a reason of its own. Pieces that no packet can have are among the
+//! packets of `hostile_packets`. Needs root.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use sluice::engine::packet::{tcp, udp};
+use sluice::engine::packet::udp;
 use sluice_common::abi::Direction;
-use sluice_common::parse::{protocol, tcp_flag};
+use sluice_common::parse::protocol;
 use sluice_common::reason::Reason;
 use sluice_tests::node::{Node, allow_clients, dual_stack_pod};
 use sluice_tests::packet::{V4, V6, fragment, options};
@@ -117,39 +118,6 @@ fn what_lies_over_another_fragment_or_comes_twice_is_dropped() {
     scene.drops(Ingress, &over, Reason::OverlappingFragment);
 }
 
-#[test]
-fn fragments_that_no_packet_can_have() {
-    let mut scene = scene();
-    let v4 = |payload: &[u8]| V4::new(PEER, POD, protocol::TCP, payload.to_vec());
-    let v6 = |payload: &[u8]| V6::new(PEER6, POD6, protocol::TCP, payload.to_vec());
-    let syn = [tcp(5000, OPEN, tcp_flag::SYN), vec![0; 4]].concat();
-    let first = |payload: &[u8]| V4 { fragment: MORE, ..v4(payload) }.frame();
-    let later = |offset| V4 { fragment: offset, ..v4(&[0; 64]) }.frame();
-    scene.drops(Ingress, &first(&syn[..8]), Reason::TinyFragment);
-    scene.drops(Ingress, &first(&syn[..16]), Reason::TinyFragment);
-    // Not a multiple of eight bytes, though there is more; beyond the end of any packet.
-    scene.drops(Ingress, &first(&syn[..20]), Reason::BadLength);
-    scene.drops(Ingress, &later(0x1fff), Reason::BadLength);
-    // 1 and 2 lie over a TCP header of 20 bytes.
-    scene.drops(Ingress, &later(1), Reason::TinyFragment);
-    scene.drops(Ingress, &later(2), Reason::TinyFragment);
-    scene.drops(Ingress, &later(3), Reason::Fragment);
-    scene.drops(Ingress, &later(MORE | 100), Reason::Fragment);
-    scene.passes(Ingress, &first(&syn), Reason::Allowed);
-
-    let first6 = |payload: &[u8]| v6(payload).with(fragment(0, true)).frame();
-    let later6 = |offset| v6(&[0; 64]).with(fragment(offset, false)).frame();
-    scene.drops(Ingress, &first6(&syn[..8]), Reason::TinyFragment);
-    scene.drops(Ingress, &later6(8), Reason::TinyFragment);
-    scene.drops(Ingress, &later6(1024), Reason::Fragment);
-    // The whole chain must be in the first fragment (RFC 7112).
-    let hidden = V6 { protocol: 60, ..v6(&[6, 0, 0, 0, 0, 0, 0, 0]) }.with(fragment(0, true));
-    scene.drops(Ingress, &hidden.frame(), Reason::TinyFragment);
-    // A fragment of a fragment.
-    let nested = v6(&syn).with(fragment(0, true)).with(fragment(0, true));
-    scene.drops(Ingress, &nested.frame(), Reason::UnknownExtension);
-}
-
 /// Neighbour discovery in pieces is none (RFC 6980).
 #[test]
 fn fragmented_neighbour_discovery_is_judged() {
@@ -163,13 +131,15 @@ fn fragmented_neighbour_discovery_is_judged() {
 /// First pieces from one side, however many, take nothing from the packets of the other.
 #[test]
 fn a_flood_of_first_fragments_stays_where_it_comes_from() {
-    let mut scene = scene();
-    scene.passes(Egress, &piece4(Egress, OPEN, 1, 0), Reason::Allowed);
-    for id in 0..2_000 {
-        scene.run(Ingress, &piece4(Ingress, OPEN, id, 0));
+    for piece in [piece4 as Piece, piece6] {
+        let mut scene = scene();
+        scene.passes(Egress, &piece(Egress, OPEN, 1, 0), Reason::Allowed);
+        for id in 0..2_000 {
+            scene.run(Ingress, &piece(Ingress, OPEN, id, 0));
+        }
+        scene.passes(Egress, &piece(Egress, OPEN, 1, 1), Reason::Established);
+        scene.passes(Egress, &piece(Egress, OPEN, 1, 2), Reason::Established);
     }
-    scene.passes(Egress, &piece4(Egress, OPEN, 1, 1), Reason::Established);
-    scene.passes(Egress, &piece4(Egress, OPEN, 1, 2), Reason::Established);
 }
 
 /// Nor, however many, do those from one sender take anything from another's to the same pod.

@@ -6,7 +6,7 @@ use sluice_common::abi::Direction::Ingress;
 use sluice_common::parse::protocol;
 use sluice_common::parse::tcp_flag::SYN;
 use sluice_common::reason::Reason;
-use sluice_tests::scene::{PEER, POD, Scene};
+use sluice_tests::scene::{EPOCH, PEER, POD, Scene};
 
 /// From now on, in this thread, the kernel answers `membarrier` as such a node does.
 fn refuse_membarrier() {
@@ -40,7 +40,8 @@ fn changes_come_into_force_where_membarrier_is_refused() {
     let tcp = sluice::engine::packet::tcp(40_000, 80, SYN);
     let syn = sluice::engine::packet::frame(PEER.into(), POD.into(), protocol::TCP, &tcp);
     scene.drops(Ingress, &syn, Reason::DefaultDeny);
-    // Each waits for the packets that the change before may still be seen by.
+    // Waits for the packets that have met the interface before it was led to this place.
+    scene.replace_pod(EPOCH);
     scene.allow(Ingress, protocol::TCP, 80);
     scene.passes(Ingress, &syn, Reason::Allowed);
     scene.deny(Ingress, protocol::TCP, 80);

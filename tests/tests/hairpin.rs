@@ -1,7 +1,7 @@
 //! A pod that reaches itself through its service: what lets its translated packets in, and that
 //! nothing less does (SEMANTICS 39). Needs root.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
@@ -18,6 +18,7 @@ use sluice_policy::model::{
     Protocol, Selector, Service, ServiceName, ServicePort, Tier, World,
 };
 use sluice_tests::needs_root;
+use sluice_tests::packet::V4;
 
 const SLOT: u32 = 3;
 const POD: &str = "10.0.0.1";
@@ -192,6 +193,37 @@ fn a_packet_that_cannot_be_told_from_others_is_not_noted() {
     let stamp = kernel.sends(&udp(40_000, PORT, b""), protocol::UDP);
     assert_eq!(stamp, 0);
     assert_eq!(kernel.receives(&udp(50_000, TARGET, b""), protocol::UDP, SLOT), Action::Drop);
+}
+
+/// A datagram in pieces: only the first has a header to be noted, whatever the data of the others look
+/// like. What comes back of them follows the first.
+#[test]
+fn a_later_fragment_leaves_no_note() {
+    const MORE: u16 = 0x2000;
+    const PIECE: usize = 16;
+    let kernel = Kernel::new(&[Ingress, Egress]);
+    let parsed = |text: &str| text.parse::<Ipv4Addr>().expect("an address");
+    let piece = |source, destination, fragment, data: &[u8]| {
+        let packet = V4::new(parsed(source), parsed(destination), protocol::UDP, data.to_vec());
+        V4 { fragment, ..packet }.frame()
+    };
+    let runs = |direction, frame: &[u8], stamp| {
+        kernel.datapath.run_stamped(direction, frame, LOOPBACK, stamp).expect("it runs")
+    };
+    let first = |from, to| udp(from, to, b"this is in two pieces.")[..PIECE].to_vec();
+    let later = udp(40_000, PORT, b"that");
+    let offset = PIECE as u16 / 8;
+    let out = piece(POD, VIP, MORE, &first(40_000, PORT));
+    assert_eq!(runs(Egress, &out, 0), (Action::Pass, SLOT));
+    let out = piece(POD, VIP, offset, &later);
+    assert_eq!(runs(Egress, &out, 0), (Action::Pass, 0), "it leaves without a stamp");
+    let like_the_later = udp(50_000, TARGET, b"that");
+    assert_eq!(kernel.receives(&like_the_later, protocol::UDP, SLOT), Action::Drop);
+
+    let back = piece(NODE, POD, MORE, &first(50_001, TARGET));
+    assert_eq!(runs(Ingress, &back, SLOT).0, Action::Pass);
+    let back = piece(NODE, POD, offset, &later);
+    assert_eq!(runs(Ingress, &back, 0).0, Action::Pass);
 }
 
 /// Puts this thread into the network namespace of a node that forwards, with an address of its own and

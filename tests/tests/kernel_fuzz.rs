@@ -1,32 +1,39 @@
-//! The real programs on mutated packets, beside the same parser in user space and the order of the
-//! checks written down once more: both must come to the same reason for every packet. Needs root.
+//! The real programs on random packets, beside a model of them in user space (`sluice_tests::model`): both
+//! must come to the same reason for every packet. First damaged packets and random bytes, each of them a
+//! pod's first; then packets over a handful of flows, with changes of policy between them, where both must
+//! also come to the same flows. Needs root.
 //!
-//! `SLUICE_PACKETS` sets how many packets (20,000 where unset), `SLUICE_SEED` the first seed; each
-//! seed stands for [`PACKETS_PER_SEED`] packets.
+//! `SLUICE_PACKETS` sets how many packets of each kind (20,000 where unset), `SLUICE_SEED` the first seed;
+//! each seed stands for [`PACKETS_PER_SEED`] packets.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
-use sluice::datapath::run::Action;
+use sluice::datapath::run::{Action, ELSEWHERE};
 use sluice::engine::packet::{echo, sctp, tcp, udp};
-use sluice_common::abi::{Address, Direction, Endpoint, EndpointFlags};
-use sluice_common::parse::{
-    Frame, Packet, claims_another_target, is_control, parse, protocol, source_is_acceptable,
-};
+use sluice_common::abi::Direction;
+use sluice_common::parse::protocol;
 use sluice_common::reason::{Outcome, Reason};
+use sluice_tests::model::{FOREVER, Model};
 use sluice_tests::packet::{
     ARP, IPV4, IPV6, SERVICE_VLAN, V4, V6, VLAN, arp, authentication, ethernet, fragment,
     neighbour, options, routing,
 };
 use sluice_tests::scene::{EPOCH, PEER, PEER6, POD, POD6, Scene};
+use sluice_tests::sequence::{Sequence, Step};
+use sluice_tests::{keep_to_one_cpu, number};
 
 use Direction::{Egress, Ingress};
 
 const PACKETS_PER_SEED: u64 = 1_000;
+/// Packets that one pod lives for, in the second part.
+const PACKETS_PER_POD: u64 = 100;
+/// The node's own host stack.
+const HOST: u32 = 0;
 
-/// What policy allows in both directions.
+/// What policy allows in both directions, at first.
 const OPEN: [(u8, u16); 5] = [
     (protocol::TCP, 80),
     (protocol::UDP, 53),
@@ -35,113 +42,239 @@ const OPEN: [(u8, u16); 5] = [
     (protocol::ICMPV6, 128 << 8),
 ];
 
-#[test]
-fn kernel_and_user_space_come_to_the_same_reason() {
-    let mut scene = Scene::new();
-    for direction in [Ingress, Egress] {
-        for (number, port) in OPEN {
-            scene.allow(direction, number, port);
+/// The programs and the model of them, which are told the same.
+struct Twins {
+    scene: Scene,
+    model: Model,
+    epoch: u32,
+    packets: u64,
+    /// Packets that the kernel does not run.
+    refused: u64,
+    reasons: BTreeMap<&'static str, u64>,
+}
+
+impl Twins {
+    fn new() -> Self {
+        let mut scene = Scene::with_lifetimes(FOREVER);
+        let seed = scene.datapath.maps().control().expect("readable").hash_seed;
+        let (model, reasons) = (Model::new(seed), BTreeMap::new());
+        let mut twins = Self { scene, model, epoch: EPOCH, packets: 0, refused: 0, reasons };
+        for direction in [Ingress, Egress] {
+            for (number, port) in OPEN {
+                twins.decide(direction, number, port, true);
+            }
+        }
+        twins
+    }
+
+    fn decide(&mut self, direction: Direction, protocol: u8, port: u16, allow: bool) {
+        self.model.decide(direction, protocol, port, allow);
+        if allow {
+            self.scene.allow(direction, protocol, port);
+        } else {
+            self.scene.deny(direction, protocol, port);
         }
     }
-    let (wanted, first_seed) = (number("SLUICE_PACKETS", 20_000), number("SLUICE_SEED", 1));
-    let (mut packets, mut refused, mut reasons) = (0, 0, BTreeMap::new());
-    let mut epoch = EPOCH;
-    let mut seed = first_seed;
-    while packets < wanted {
-        let mut dice = ChaCha8Rng::seed_from_u64(seed);
-        for _ in 0..PACKETS_PER_SEED {
-            let direction = if dice.random() { Ingress } else { Egress };
-            let frame = random_frame(&mut dice, direction);
-            // A pod that nobody has talked to yet, so that every packet is a first one.
-            epoch += 1;
-            scene.replace_pod(epoch);
-            let Some((action, reason)) = run(&mut scene, direction, &frame) else {
-                refused += 1;
-                continue;
+
+    /// A pod that nobody has talked to yet.
+    fn replace_pod(&mut self) {
+        self.epoch += 1;
+        self.scene.replace_pod(self.epoch);
+        self.model.replace_pod(self.epoch);
+    }
+
+    /// Has both judge a packet. `None` for one that the kernel does not run.
+    fn judge(
+        &mut self,
+        direction: Direction,
+        frame: &[u8],
+        from_host: bool,
+    ) -> Result<Option<Reason>, String> {
+        if !is_run(frame) {
+            self.refused += 1;
+            return Ok(None);
+        }
+        let interface = if from_host { HOST } else { ELSEWHERE };
+        let (action, counted) = self.scene.run_from(direction, frame, interface);
+        while self.scene.event().is_some() {}
+        let judged = self.model.judge(direction, frame, from_host);
+        let counts: Vec<(Reason, u64)> =
+            counted.iter().map(|((_, reason), (packets, _))| (*reason, *packets)).collect();
+        if counts != [(judged.reason, 1)] {
+            return Err(format!("{counts:?} instead of {:?}", judged.reason));
+        }
+        let passes = judged.reason.outcome() == Outcome::Pass;
+        if (action == Action::Pass) != passes {
+            return Err(format!("{action:?} of {:?}", judged.reason));
+        }
+        self.packets += 1;
+        *self.reasons.entry(judged.reason.label()).or_insert(0) += 1;
+        let Some(looked_up) = judged.looked_up else { return Ok(Some(judged.reason)) };
+        let flow = self.scene.datapath.maps().flow(&looked_up.key).expect("readable");
+        let flow = flow.map(Model::timeless);
+        let expected = self.model.flow(&looked_up.key);
+        if flow != expected {
+            if !looked_up.may_be_recent || flow != looked_up.before {
+                return Err(format!("{flow:?} instead of {expected:?}: {looked_up:?}"));
+            }
+            self.model.restore(&looked_up);
+        }
+        Ok(Some(judged.reason))
+    }
+
+    /// A packet of a sequence, and what must hold after it whatever the model says: what is denied opens
+    /// nothing, so that it is denied again; and what passes is answered.
+    fn exchange(
+        &mut self,
+        direction: Direction,
+        frame: &[u8],
+        from_host: bool,
+        reply: Option<Vec<u8>>,
+    ) -> Result<(), String> {
+        let Some(reason) = self.judge(direction, frame, from_host)? else { return Ok(()) };
+        if reason == Reason::DefaultDeny {
+            let again = self.judge(direction, frame, from_host)?;
+            return match again {
+                Some(again) if again.outcome() == Outcome::Drop => Ok(()),
+                again => Err(format!("what was denied comes to {again:?} when it is repeated")),
             };
-            let expected = expected(direction, &frame, epoch);
-            assert_eq!(reason, expected, "seed {seed}, {direction:?}, {frame:02x?}");
-            let passes = expected.outcome() == Outcome::Pass;
-            assert_eq!(action == Action::Pass, passes, "seed {seed}, {direction:?}, {frame:02x?}");
-            *reasons.entry(reason.label()).or_insert(0_u64) += 1;
-            packets += 1;
         }
-        seed += 1;
+        let Some(reply) = reply.filter(|_| reason.outcome() == Outcome::Pass) else {
+            return Ok(());
+        };
+        match self.judge(direction.reverse(), &reply, false)? {
+            Some(answer) if answer.outcome() == Outcome::Pass => Ok(()),
+            answer => Err(format!("the reply to what is {reason:?} comes to {answer:?}")),
+        }
     }
-    println!(
-        "{packets} packets, seeds {first_seed} to {}, no disagreement; {refused} that the kernel does \
-         not run: {reasons:?}",
-        seed - 1
-    );
-    assert!(refused < packets / 4, "{refused} of {packets} packets were not run");
-    assert!(reasons.len() >= 16, "few reasons: the generator tests little: {reasons:?}");
+
+    /// The next packets of a pod, and what happens between them.
+    fn follow(&mut self, dice: &mut ChaCha8Rng) -> Result<(), String> {
+        self.replace_pod();
+        let mut sequence = Sequence::new(dice);
+        let end = self.packets + PACKETS_PER_POD;
+        let mut steps = Vec::new();
+        while self.packets < end {
+            let step = sequence.step();
+            steps.push(format!("{step:02x?}"));
+            let result = match step {
+                Step::Packet { direction, frame, from_host, reply } => {
+                    self.exchange(direction, &frame, from_host, reply)
+                }
+                Step::Decide { direction, protocol, port, allow } => {
+                    self.decide(direction, protocol, port, allow);
+                    Ok(())
+                }
+                Step::Govern(sets) => {
+                    self.scene.govern(sets);
+                    self.model.govern(sets);
+                    Ok(())
+                }
+                Step::Forget => {
+                    self.scene.forget_recent();
+                    self.model.forget_recent();
+                    Ok(())
+                }
+            };
+            result.map_err(|error| format!("{error}, after\n{}", steps.join("\n")))?;
+        }
+        self.compare_flows()
+    }
+
+    /// All flows of a pod that goes are known to both; they go with it.
+    fn compare_flows(&mut self) -> Result<(), String> {
+        let maps = self.scene.datapath.maps();
+        for (key, expected) in self.model.flows() {
+            let flow = maps.flow(key).expect("readable").map(Model::timeless);
+            if flow != Some(*expected) {
+                return Err(format!("{key:?} became {flow:?}, not {expected:?}"));
+            }
+            maps.remove_flow(key).expect("removed");
+        }
+        Ok(())
+    }
+
+    /// Has `judge` come to as many packets as are asked for, with one seed after another.
+    fn run(&mut self, what: &str, mut judge: impl FnMut(&mut Self, &mut ChaCha8Rng, u64)) {
+        let (wanted, first) = (number("SLUICE_PACKETS", 20_000), number("SLUICE_SEED", 1));
+        let mut seed = first;
+        while self.packets < wanted {
+            judge(self, &mut ChaCha8Rng::seed_from_u64(seed), seed);
+            seed += 1;
+        }
+        let Self { packets, refused, reasons, .. } = self;
+        println!(
+            "{packets} {what}, seeds {first} to {}, no disagreement; {refused} that the kernel does \
+             not run: {reasons:?}",
+            seed - 1
+        );
+        assert!(*refused < *packets / 4, "{refused} of {packets} packets were not run");
+    }
 }
 
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |text| text.parse().expect(variable))
-}
-
-/// What the program makes of a packet; `None` for one that a test run refuses: it wants a whole
-/// Ethernet header and something behind it, and the network header that the type announces.
-fn run(scene: &mut Scene, direction: Direction, frame: &[u8]) -> Option<(Action, Reason)> {
-    let ethertype = u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]);
-    let header = match ethertype {
+/// False for a packet that a test run refuses: it wants a whole Ethernet header and something behind it,
+/// and the network header that the type announces.
+fn is_run(frame: &[u8]) -> bool {
+    let Some(&[high, low]) = frame.get(12..14) else { return false };
+    let header = match u16::from_be_bytes([high, low]) {
         IPV4 => 20,
         IPV6 => 40,
         _ => 1,
     };
-    if frame.len() < 14 + header {
-        return None;
-    }
-    let (action, counted) = scene.run(direction, frame);
-    while scene.event().is_some() {}
-    assert_eq!(counted.len(), 1, "{counted:?}");
-    let ((_, reason), (packets, _)) = counted.into_iter().next().expect("one");
-    assert_eq!(packets, 1);
-    Some((action, reason))
+    frame.len() >= 14 + header
 }
 
-/// The order of the checks, for a pod that is isolated in both directions and has no flows.
-fn expected(direction: Direction, frame: &[u8], epoch: u32) -> Reason {
-    let (v4, v6) = (Address::from(IpAddr::from(POD)), Address::from(IpAddr::from(POD6)));
-    let pod = Endpoint { sets: [1, 2], epoch, flags: EndpointFlags::PRESENT, v4, v6 };
-    let mut packet = Packet::default();
-    let read = parse(frame, &mut packet);
-    let control = match read {
-        Ok(Frame::Arp) => true,
-        Ok(Frame::Ip) => !packet.piece.is_fragment && is_control(frame, &packet, &pod, direction),
-        _ => false,
-    };
-    if direction == Egress {
-        if read == Err(Reason::MartianAddress) {
-            return Reason::MartianAddress;
+#[test]
+fn first_packets_of_pods_come_to_the_same_reason() {
+    let mut twins = Twins::new();
+    twins.run("first packets", |twins, dice, seed| {
+        for _ in 0..PACKETS_PER_SEED {
+            let direction = if dice.random() { Ingress } else { Egress };
+            let frame = random_frame(dice, direction);
+            twins.replace_pod();
+            let result = twins.judge(direction, &frame, false);
+            result.unwrap_or_else(|error| {
+                panic!("seed {seed}, {direction:?}: {error}: {frame:02x?}")
+            });
         }
-        let is_wrong = !source_is_acceptable(&packet, &pod, control)
-            || claims_another_target(frame, &packet, &pod);
-        if packet.addressed && is_wrong {
-            return Reason::SpoofedSource;
+    });
+    let reasons = &twins.reasons;
+    assert!(reasons.len() >= 16, "few reasons: the generator tests little: {reasons:?}");
+}
+
+#[test]
+fn packets_of_flows_come_to_the_same_reasons_and_flows() {
+    // What a CPU remembers is its own.
+    keep_to_one_cpu();
+    let mut twins = Twins::new();
+    twins.run("packets of flows", |twins, dice, seed| {
+        for _ in 0..PACKETS_PER_SEED / PACKETS_PER_POD {
+            twins.follow(dice).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         }
-    }
-    if control {
-        return Reason::Control;
-    }
-    match read {
-        Err(reason) => return reason,
-        Ok(Frame::Piece) => return Reason::Fragment,
-        Ok(_) => {}
-    }
-    if direction == Egress && pod.owns(&packet.destination) {
-        return Reason::OwnAddress;
-    }
-    if OPEN.contains(&(packet.protocol, packet.decision_port())) {
-        Reason::Allowed
-    } else {
-        Reason::DefaultDeny
+        let left = twins.scene.datapath.maps().flows().expect("readable");
+        assert_eq!(left, [], "seed {seed}: flows that the model does not know");
+    });
+    for reason in [
+        Reason::Allowed,
+        Reason::Established,
+        Reason::RelatedError,
+        Reason::Revoked,
+        Reason::DefaultDeny,
+        Reason::Host,
+        Reason::OwnAddress,
+        Reason::NotIsolated,
+        Reason::OverlappingFragment,
+    ] {
+        let count = twins.reasons.get(reason.label()).copied().unwrap_or(0);
+        assert!(count >= twins.packets / 2_000, "{count} of {}: {reason:?}", twins.packets);
     }
 }
 
 /// A packet between the pod and its peer, most often damaged.
 fn random_frame(dice: &mut ChaCha8Rng, direction: Direction) -> Vec<u8> {
+    if dice.random_range(0..20) == 0 {
+        return random_bytes(dice);
+    }
     let tags: &[u16] = match dice.random_range(0..20) {
         0 => &[VLAN],
         1 => &[SERVICE_VLAN, VLAN],
@@ -172,6 +305,14 @@ fn random_frame(dice: &mut ChaCha8Rng, direction: Direction) -> Vec<u8> {
         _ => {}
     }
     frame
+}
+
+/// A frame of which nothing is as it should be but its type.
+fn random_bytes(dice: &mut ChaCha8Rng) -> Vec<u8> {
+    let ethertype = [IPV4, IPV4, IPV6, IPV6, ARP, VLAN, dice.random()][dice.random_range(0..7)];
+    let mut bytes = vec![0; dice.random_range(1..200)];
+    dice.fill(&mut bytes[..]);
+    ethernet(&[], ethertype, &bytes)
 }
 
 fn random_neighbour(dice: &mut ChaCha8Rng, (source, destination): (Ipv6Addr, Ipv6Addr)) -> V6 {

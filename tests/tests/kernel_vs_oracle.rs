@@ -12,7 +12,7 @@ use sluice_common::abi::{Address, Direction};
 use sluice_common::parse::{protocol, sctp_chunk, tcp_flag};
 use sluice_policy::model::{Question, World};
 use sluice_policy::oracle::judge;
-use sluice_tests::{needs_root, random};
+use sluice_tests::{needs_root, number, random};
 
 const QUESTIONS_PER_WORLD: usize = 50;
 
@@ -51,10 +51,6 @@ fn kernel_answers_as_the_oracle_does() {
     let rate = packets as f64 / started.elapsed().as_secs_f64();
     println!("{packets} packets, {allowed} allowed, {} worlds, {rate:.0}/s", seed - first_seed);
     assert!(allowed * 10 > packets && allowed * 10 < packets * 9, "{allowed} of {packets}");
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |text| text.parse().expect(variable))
 }
 
 /// The packet that a question is about; `None` where there is none: the pod has no address of that

@@ -12,7 +12,7 @@ use sluice_policy::compile::{Compiler, compile};
 use sluice_policy::model::{Answer, Change, World};
 use sluice_policy::oracle::judge;
 use sluice_tests::case::{Case, shrink};
-use sluice_tests::random;
+use sluice_tests::{number, random};
 
 /// Questions that are asked of one world, before and again after its changes.
 const QUESTIONS: usize = 50;
@@ -33,13 +33,6 @@ fn the_tables_answer_as_the_oracle_does() {
         "{asked} pairs agree: seeds {first} to {}, {seconds:.1} s, {rate:.0} pairs/s",
         seed - 1
     );
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
-        Err(_) => default,
-    }
 }
 
 /// Asks one world's questions; how many there were.

@@ -10,7 +10,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use sluice::engine::packet::{echo, sctp, tcp, udp};
 use sluice_common::abi::Address;
-use sluice_common::parse::{Frame, Packet, Transport, parse, protocol, quoted};
+use sluice_common::parse::{Frame, Packet, Transport, parse, parse_plain, protocol, quoted};
 use sluice_common::reason::Reason;
 use sluice_tests::packet::{
     IPV4, IPV6, SERVICE_VLAN, V4, V6, VLAN, authentication, ethernet, fragment, options, routing,
@@ -63,6 +63,23 @@ fn reads_what_etherparse_reads() {
     for reason in reasons {
         assert!(refused.contains_key(reason), "no packet was refused as {reason}");
     }
+}
+
+/// What the short way reads of a packet is what the long way reads, to the last field.
+#[test]
+fn a_plain_packet_is_read_as_any_other_is() {
+    let mut dice = ChaCha8Rng::seed_from_u64(2);
+    let mut plain = 0;
+    for _ in 0..PACKETS {
+        let frame = random_frame(&mut dice);
+        let Some(read) = parse_plain(&frame[..]) else { continue };
+        let mut packet = Packet::default();
+        assert_eq!(parse(&frame[..], &mut packet), Ok(Frame::Ip), "{frame:02x?}");
+        assert_eq!(read, packet, "{frame:02x?}");
+        plain += 1;
+    }
+    println!("{PACKETS} packets, {plain} plain");
+    assert!(plain > PACKETS / 20, "{plain} plain packets: the generator tests little");
 }
 
 type Theirs<'a, E> = Result<&'a SlicedPacket<'a>, E>;

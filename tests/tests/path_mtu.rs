@@ -1,9 +1,10 @@
 //! Path MTU discovery through a router whose next link takes less (SEMANTICS 45): its errors reach an
 //! isolated pod that may talk to the host behind it. Needs root.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 use sluice_tests::node::{GATEWAY6, Node, dual_stack_pod};
 use sluice_tests::traffic::SOON;
@@ -16,8 +17,10 @@ const ROUTER: (Ipv4Addr, Ipv6Addr) =
 const FAR: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(10, 9, 2, 1), Ipv6Addr::new(0xfd00, 9, 2, 0, 0, 0, 0, 1));
 const PORT: u16 = 4000;
-/// Of the link behind the router.
+/// Of the link behind the router. What is at its end would take more, and says so when a connection opens.
 const MTU: usize = 1300;
+/// For what takes less than a second; a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the client may do; nothing may open connections to it.
 fn policy() -> String {
@@ -32,7 +35,7 @@ spec:
   policyTypes: [Ingress, Egress]
   egress:
   - to: [{{ipBlock: {{cidr: {v4}/32}}}}, {{ipBlock: {{cidr: \"{v6}/128\"}}}}]
-    ports: [{{protocol: UDP, port: {PORT}}}]
+    ports: [{{protocol: UDP, port: {PORT}}}, {{protocol: TCP, port: {PORT}}}]
 "
     )
 }
@@ -50,7 +53,7 @@ fn network() -> Node {
         "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1".to_owned(),
         "ip addr add fe80::fe/64 dev eth0 nodad".to_owned(),
         format!(
-            "ip link add behind mtu {MTU} type veth peer name ahead mtu {MTU} netns {}",
+            "ip link add behind mtu {MTU} type veth peer name ahead mtu 1500 netns {}",
             node.netns("far")
         ),
         "ip addr add fe80::fe/64 dev behind nodad".to_owned(),
@@ -121,5 +124,53 @@ fn a_pod_learns_that_its_packets_are_too_big() {
         let again = sender.send(&[7; 1400]).expect_err("the pod knows by now");
         assert_eq!(again.raw_os_error(), Some(nix::libc::EMSGSIZE), "{again}");
         assert!(arrives(MTU - 48), "what fits is let through to {far}");
+    }
+}
+
+/// What the kernel knows of the way to the other end of a connection.
+fn path_mtu(stream: &TcpStream) -> u32 {
+    // SAFETY: integers only, for which zeros are valid.
+    let mut info: nix::libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&info) as u32;
+    // SAFETY: the kernel writes at most `length` bytes, for which there is room.
+    let result = unsafe {
+        nix::libc::getsockopt(
+            stream.as_raw_fd(),
+            nix::libc::IPPROTO_TCP,
+            nix::libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    info.tcpi_pmtu
+}
+
+/// A connection whose segments are too large stands still until its end knows.
+#[test]
+fn a_connection_learns_that_its_segments_are_too_big() {
+    const BYTES: usize = 200_000;
+    let node = network();
+    let _agent = node.start_agent();
+    for (client, far) in
+        [(IpAddr::from(CLIENT.0), IpAddr::from(FAR.0)), (CLIENT.1.into(), FAR.1.into())]
+    {
+        let to = SocketAddr::new(far, PORT);
+        let listener = node.inside("far", || TcpListener::bind(to)).expect("bound");
+        let connected = node.inside("client", || TcpStream::connect_timeout(&to, PATIENCE));
+        let mut stream = connected.expect("connected");
+        assert_eq!(stream.local_addr().expect("bound").ip(), client);
+        stream.set_write_timeout(Some(PATIENCE)).expect("set");
+        assert_eq!(path_mtu(&stream), 1500, "nothing has been too big so far");
+        let (mut far_end, _) = listener.accept().expect("accepted");
+        far_end.set_read_timeout(Some(PATIENCE)).expect("set");
+        let receiver = std::thread::spawn(move || {
+            let mut received = vec![0; BYTES];
+            far_end.read_exact(&mut received).map(|()| received)
+        });
+        stream.write_all(&[7; BYTES]).expect("sent");
+        let received = receiver.join().expect("read").expect("all of it arrives");
+        assert_eq!(received, [7; BYTES]);
+        assert_eq!(path_mtu(&stream), MTU as u32, "to {far}");
     }
 }

@@ -52,21 +52,30 @@ const fn whole(program: &'static str) -> Test {
 }
 
 /// Real packets through real hooks; nothing that is judged comes by `BPF_PROG_TEST_RUN`.
-const LIVE: [Test; 5] =
-    [whole("clsact"), whole("own_host"), whole("paged"), whole("path_mtu"), whole("vlan_metadata")];
+const LIVE: [Test; 6] = [
+    whole("clsact"),
+    whole("hostile_lab"),
+    whole("own_host"),
+    whole("paged"),
+    whole("path_mtu"),
+    whole("vlan_metadata"),
+];
 
 /// Packets by `BPF_PROG_TEST_RUN`, with an interface that they came from: Linux 5.10 takes none there
 /// and calls it an invalid argument.
-const RUN: [Test; 10] = [
+const RUN: [Test; 13] = [
     whole("control"),
+    whole("events"),
     // Hundreds of thousands of packets, or of flows: too many to emulate.
     Test { program: "flows", without: &["silent_flows"] },
     whole("fragments"),
     whole("hairpin"),
     whole("hostile_packets"),
+    whole("icmp_errors"),
     whole("kernel_fuzz"),
     whole("kernel_vs_oracle"),
     whole("own_address"),
+    whole("short_way"),
     whole("table_reads"),
     // What is on record is another kernel's.
     Test { program: "verifier", without: &["programs_are_verified_within_bounds"] },

@@ -1,12 +1,14 @@
 //! Peer classes: sets of predicates that hold together for some address.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sluice_common::abi::{ClassId, UNCLASSIFIED};
 
 use crate::arena::{Arena, id};
 use crate::asked::PortName;
 use crate::describe;
+use crate::hash::HashMap;
 use crate::predicates::{Predicate, PredicateId, Predicates};
 use crate::sets::SetIndex;
 
@@ -24,7 +26,7 @@ impl ClassIndex {
 #[derive(Debug, Default)]
 pub(crate) struct Class {
     /// Sorted, each once.
-    pub(crate) predicates: Vec<PredicateId>,
+    pub(crate) predicates: Arc<[PredicateId]>,
     /// What pods of the class call their ports, as far as egress rules ask.
     pub(crate) ports: BTreeMap<PortName, u16>,
     /// Number of addresses in `peers`: pods', and this node's.
@@ -55,8 +57,7 @@ impl Class {
 #[derive(Debug)]
 pub(crate) struct Classes {
     classes: Arena<ClassIndex, Class>,
-    /// Never iterated: no order of its own reaches an output.
-    by_predicates: HashMap<Vec<PredicateId>, ClassIndex>,
+    by_predicates: HashMap<Arc<[PredicateId]>, ClassIndex>,
     /// Classes whose use by pods or sets may have begun or ended in this change.
     pub(crate) moved: BTreeSet<ClassIndex>,
 }
@@ -69,7 +70,7 @@ impl Default for Classes {
         debug_assert_eq!(index, ClassIndex::NONE);
         Self {
             classes,
-            by_predicates: HashMap::from([(Vec::new(), index)]),
+            by_predicates: HashMap::from_iter([(Arc::default(), index)]),
             moved: BTreeSet::new(),
         }
     }
@@ -86,18 +87,20 @@ impl Classes {
 
     /// The class of addresses for which exactly these predicates (sorted, each once) hold.
     pub(crate) fn with(&mut self, predicates: Vec<PredicateId>, all: &Predicates) -> ClassIndex {
-        if let Some(index) = self.by_predicates.get(&predicates) {
+        if let Some(index) = self.by_predicates.get(&*predicates) {
             return *index;
         }
         let named = predicates.iter().filter_map(|id| match &all.get(*id).what {
             Predicate::Port(port) => Some(((port.protocol, port.name.clone()), port.port)),
             Predicate::Pods(_)
+            | Predicate::Selectors(_)
             | Predicate::Block(_)
             | Predicate::Blocks(_)
             | Predicate::OwnHost => None,
         });
         let ports = named.collect();
-        let class = Class { predicates: predicates.clone(), ports, ..Class::default() };
+        let predicates: Arc<[PredicateId]> = predicates.into();
+        let class = Class { predicates: Arc::clone(&predicates), ports, ..Class::default() };
         let index = self.classes.insert(class);
         self.by_predicates.insert(predicates, index);
         self.moved.insert(index);

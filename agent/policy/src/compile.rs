@@ -204,17 +204,19 @@ impl Compiler {
         let new = pod.as_ref().and_then(|pod| claims(pod, &shared));
         if let Some((claim, addresses)) = &old {
             for address in addresses {
-                self.note_owner(address, work);
+                self.note_slot(address, work);
                 self.owners.release(*address, claim);
-                self.note_owner(address, work);
+                self.note_slot(address, work);
             }
+            work.addresses.extend(addresses);
         }
         if let Some((claim, addresses)) = &new {
             for address in addresses {
-                self.note_owner(address, work);
+                self.note_slot(address, work);
                 self.owners.claim(*address, claim.clone());
-                self.note_owner(address, work);
+                self.note_slot(address, work);
             }
+            work.addresses.extend(addresses);
         }
         if self.world.endpoints.contains_key(&name) {
             work.endpoints.insert(name.clone());
@@ -223,9 +225,8 @@ impl Compiler {
         self.world.apply(Change::Pod(name, pod));
     }
 
-    /// The address's class, and the element of the endpoint that has it now, must be looked at again.
-    fn note_owner(&self, address: &Address, work: &mut Work) {
-        work.addresses.insert(*address);
+    /// The element of the endpoint that has the address now must be looked at again.
+    fn note_slot(&self, address: &Address, work: &mut Work) {
         let owner = self.owners.of(address).and_then(|owner| self.world.endpoints.get(owner));
         work.slots.extend(owner.map(|endpoint| endpoint.slot));
     }

@@ -1,7 +1,7 @@
 //! Descriptions of sets and predicates, in words that are the same in every run. Different things
 //! have different descriptions.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use crate::model::{
     Block, NamedPort, Namespaces, Operator, PodSelector, Requirement, Selector, Sorted,
@@ -16,66 +16,95 @@ pub(crate) fn set(key: &SetKey) -> String {
     let mut text = format!("{} of {}", direction_label(key.direction), policies.join(", "));
     for (place, ((protocol, name), port)) in key.ports.iter().enumerate() {
         let joint = if place == 0 { " with" } else { "," };
-        let name = word(name);
-        write!(text, "{joint} {protocol} {name}={port}").expect("writing to a string cannot fail");
+        append(&mut text, format_args!("{joint} {protocol} "));
+        word(&mut text, name);
+        append(&mut text, format_args!("={port}"));
     }
     text
 }
 
 /// One predicate.
 pub(crate) fn predicate(predicate: &Predicate) -> String {
+    let mut text = String::with_capacity(64);
     match predicate {
-        Predicate::Pods(selector) => pods(selector),
-        Predicate::Block(block) => self::block(block),
-        Predicate::Blocks(rule) => format!("blocks of {rule}"),
-        Predicate::OwnHost => "own node".to_owned(),
+        Predicate::Pods(selector) => pods(&mut text, selector),
+        Predicate::Block(block) => self::block(&mut text, block),
+        Predicate::Selectors(rule) => append(&mut text, format_args!("pods of {rule}")),
+        Predicate::Blocks(rule) => append(&mut text, format_args!("blocks of {rule}")),
+        Predicate::OwnHost => text.push_str("own node"),
         Predicate::Port(NamedPort { name, protocol, port }) => {
-            format!("port {protocol} {}={port}", word(name))
+            append(&mut text, format_args!("port {protocol} "));
+            word(&mut text, name);
+            append(&mut text, format_args!("={port}"));
         }
-    }
-}
-
-fn pods(selector: &PodSelector) -> String {
-    let namespaces = match &selector.namespaces {
-        Namespaces::Named(name) => format!("in {}", word(name)),
-        Namespaces::Matching(namespaces) => format!("in ({})", labels(namespaces)),
-    };
-    format!("pods ({}) {namespaces}", labels(&selector.pods))
-}
-
-fn labels(selector: &Selector) -> String {
-    let parts: Vec<String> = selector.requirements.iter().map(requirement).collect();
-    parts.join(", ")
-}
-
-fn requirement(requirement: &Requirement) -> String {
-    let key = word(&requirement.key);
-    match &requirement.operator {
-        Operator::In(values) => format!("{key} in [{}]", words(values)),
-        Operator::NotIn(values) => format!("{key} not in [{}]", words(values)),
-        Operator::Exists => key,
-        Operator::DoesNotExist => format!("!{key}"),
-    }
-}
-
-fn block(block: &Block) -> String {
-    let mut text = block.cidr().to_string();
-    for except in block.except() {
-        write!(text, " except {except}").expect("writing to a string cannot fail");
     }
     text
 }
 
-fn words(values: &Sorted<String>) -> String {
-    values.iter().map(|value| word(value)).collect::<Vec<_>>().join(" ")
+fn pods(text: &mut String, selector: &PodSelector) {
+    text.push_str("pods (");
+    labels(text, &selector.pods);
+    text.push_str(") in ");
+    match &selector.namespaces {
+        Namespaces::Named(name) => word(text, name),
+        Namespaces::Matching(namespaces) => {
+            text.push('(');
+            labels(text, namespaces);
+            text.push(')');
+        }
+    }
+}
+
+fn labels(text: &mut String, selector: &Selector) {
+    for (place, requirement) in selector.requirements.iter().enumerate() {
+        if place > 0 {
+            text.push_str(", ");
+        }
+        self::requirement(text, requirement);
+    }
+}
+
+fn requirement(text: &mut String, requirement: &Requirement) {
+    if requirement.operator == Operator::DoesNotExist {
+        text.push('!');
+    }
+    word(text, &requirement.key);
+    match &requirement.operator {
+        Operator::In(values) => words(text, " in", values),
+        Operator::NotIn(values) => words(text, " not in", values),
+        Operator::Exists | Operator::DoesNotExist => {}
+    }
+}
+
+fn block(text: &mut String, block: &Block) {
+    append(text, format_args!("{}", block.cidr()));
+    for except in block.except() {
+        append(text, format_args!(" except {except}"));
+    }
+}
+
+fn words(text: &mut String, verb: &str, values: &Sorted<String>) {
+    text.push_str(verb);
+    text.push_str(" [");
+    for (place, value) in values.iter().enumerate() {
+        if place > 0 {
+            text.push(' ');
+        }
+        word(text, value);
+    }
+    text.push(']');
 }
 
 /// A name as it is, or quoted where it could be taken for something else.
-fn word(text: &str) -> String {
+fn word(text: &mut String, name: &str) {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text.to_owned()
+    if !name.is_empty() && name.chars().all(is_plain) {
+        text.push_str(name);
     } else {
-        format!("{text:?}")
+        append(text, format_args!("{name:?}"));
     }
+}
+
+fn append(text: &mut String, what: fmt::Arguments<'_>) {
+    text.write_fmt(what).expect("writing to a string cannot fail");
 }

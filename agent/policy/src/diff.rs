@@ -6,7 +6,7 @@
 //!
 //! In the tries it is not enough to give each entry its two values, since a new entry hides what
 //! covers it and a removed one uncovers it. A new entry's old version therefore repeats what the old
-//! tables say for its prefix, and an entry that is to go takes as its new version what the new tables
+//! tables say for its prefix and since when, and an entry that is to go takes as its new version what the new tables
 //! say for it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +49,29 @@ pub enum Op {
     RemoveCidr(Prefix<CidrKey>),
     /// Likewise.
     RemoveDecision(Prefix<DecisionKey>),
+}
+
+impl Op {
+    /// True if it takes away what packets may look at that are on their way since before the present
+    /// generation, but not since before `oldest`: the applier waits for their end first.
+    ///
+    /// A staged value takes the place of the version that the kept one has replaced. Where that was
+    /// before all of these packets, none of them looks for it.
+    pub fn disturbs(&self, oldest: u32) -> bool {
+        let kept_since = match self {
+            Self::Endpoint(_, value) => value.kept_since(),
+            Self::Peer(_, value) | Self::Vip(_, value) | Self::Cidr(_, value) => value.kept_since(),
+            Self::Hairpin(_, value) => value.kept_since(),
+            Self::Decision(_, value) => value.kept_since(),
+            Self::ResetRule(_) | Self::Flip(_) => return false,
+            Self::RemovePeer(_)
+            | Self::RemoveVip(_)
+            | Self::RemoveHairpin(_)
+            | Self::RemoveCidr(_)
+            | Self::RemoveDecision(_) => return true,
+        };
+        kept_since > oldest
+    }
 }
 
 /// What the kernel holds, raw: the agent's mirror, and what heal reads back.
@@ -314,8 +337,7 @@ impl<K: TrieKey, V: Copy + Default + PartialEq> Trie<'_, K, V> {
     }
 
     fn stage_new(&self, prefix: Prefix<K>, target: V) -> Versioned<V> {
-        let covering = longest_cover(self.kernel, prefix);
-        let before = covering.map(|(_, value)| *value.at(self.generation)).unwrap_or_default();
-        Versioned::staged(before, self.generation.saturating_add(1), target)
+        let covering = longest_cover(self.kernel, prefix).map(|(_, value)| *value);
+        covering.unwrap_or_default().stage(self.generation, target)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use sluice_common::abi::{
     Address, CidrKey, ClassId, Decision, DecisionKey, Endpoint, EndpointFlags, Hairpin, HairpinKey,
@@ -28,7 +29,7 @@ pub(crate) struct Output {
     /// All of a set's entries in `cidrs`, ascending.
     pub(crate) cidrs: BTreeMap<SetIndex, Vec<(Prefix<Address>, ClassIndex)>>,
     /// All entries in `decisions` of a set and a class.
-    pub(crate) decisions: BTreeMap<(SetIndex, ClassIndex), Vec<PortEntry>>,
+    pub(crate) decisions: BTreeMap<(SetIndex, ClassIndex), Arc<[PortEntry]>>,
     /// Classes whose use may have begun or ended.
     pub(crate) classes: BTreeSet<ClassIndex>,
     /// VIPs, whose class may be another.
@@ -196,10 +197,17 @@ impl Compiler {
     }
 
     fn write_decisions(&mut self, output: &Output, touched: &mut Touched) {
-        for ((set, class), entries) in output.decisions.iter().filter(|(_, e)| !e.is_empty()) {
-            let program = &self.sets.get(*set).program;
-            let numbers = self.set_number(*set).zip(self.class_number(*class));
-            let Some((set, class)) = numbers else { continue };
+        let present = output.decisions.iter().filter(|(_, entries)| !entries.is_empty());
+        let mut numbered: Vec<((SetId, ClassId), SetIndex, &[PortEntry])> = present
+            .filter_map(|((set, class), entries)| {
+                let numbers = self.set_number(*set).zip(self.class_number(*class))?;
+                Some((numbers, *set, &**entries))
+            })
+            .collect();
+        // In the order of the table, whose tree then grows at one place.
+        numbered.sort_unstable_by_key(|(numbers, ..)| *numbers);
+        for ((set, class), index, entries) in numbered {
+            let program = &self.sets.get(index).program;
             let entry = |entry: &PortEntry| {
                 let PortEntry { bits, protocol, port, outcome } = *entry;
                 let key = DecisionKey::new(set, class, protocol, port);

@@ -1,10 +1,12 @@
 //! Labels of an object: immutable, and shared between all that have the same.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+use crate::hash::HashSet;
 
 /// The labels of an object, by key. A clone shares them.
 ///
@@ -108,7 +110,6 @@ impl fmt::Debug for Labels {
 /// The different labels of many objects.
 #[derive(Debug, Default)]
 pub(crate) struct LabelPool {
-    /// Never iterated: no order of its own reaches an output.
     known: HashSet<Labels>,
     /// Number of `known` at which those that nothing uses any more are dropped.
     full: usize,

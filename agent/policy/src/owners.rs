@@ -30,6 +30,11 @@ impl Owners {
         self.first.get(address).map(|claim| &*claim.pod)
     }
 
+    /// The addresses that pods have, ascending.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.first.keys()
+    }
+
     /// The addresses from this one on, ascending, each with the pod that has it.
     pub(crate) fn from(&self, first: Address) -> impl Iterator<Item = (&Address, &PodName)> {
         self.first.range(first..).map(|(address, claim)| (address, &*claim.pod))

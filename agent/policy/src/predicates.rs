@@ -1,12 +1,13 @@
 //! What the rules in force ask about an address.
 //!
-//! * A pod selector is one predicate, shared by all rules that contain it.
-//! * A block is one predicate where it is the only block of its rule, shared likewise. The blocks of
-//!   a rule that has several are one predicate together, which goes by the rule's name: a block more
-//!   or less is then one entry of `cidrs` more or less, and a rule of a thousand blocks is one class.
+//! * A pod selector is one predicate where it is the only one of its rule, shared by all such rules. The
+//!   selectors of a rule that has several are one predicate together, which goes by the rule's name: what
+//!   no rule tells apart is then one class, and a selector more or less concerns only what it selects.
+//! * Blocks likewise: a block more or less is one entry of `cidrs` more or less, and a rule of a thousand
+//!   blocks is one class.
 //! * A port name that egress rules use is a predicate per number that pods give it ([`crate::asked`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sluice_common::abi::Address;
@@ -15,9 +16,11 @@ use crate::arena::{Arena, id};
 use crate::asked::{Asked, PortName, PortReference};
 use crate::cidr;
 use crate::classes::ClassIndex;
+use crate::hash::HashMap;
 use crate::model::{Block, NamedPort, Pod, PodSelector, RuleName, World};
 use crate::rules::ListId;
-use crate::selector::{SelectorIndex, Subject};
+use crate::selected::Selectors;
+use crate::selector::Subject;
 use crate::tables::Prefix;
 
 id! {
@@ -30,6 +33,8 @@ id! {
 pub(crate) enum Predicate {
     /// Its pod is selected.
     Pods(Arc<PodSelector>),
+    /// One of the rule's selectors selects its pod.
+    Selectors(RuleName),
     /// The block contains it.
     Block(Block),
     /// One of the rule's blocks contains it.
@@ -61,8 +66,10 @@ struct FiledBlock {
 /// What changed since it was last asked: the addresses that must be looked at again follow from it.
 #[derive(Debug, Default)]
 pub(crate) struct PredicateChanges {
-    pub(crate) new_selectors: SelectorIndex<PredicateId>,
-    pub(crate) has_new_selectors: bool,
+    /// Selectors that were not in force: nobody knows yet what they select.
+    pub(crate) new_selectors: Vec<Arc<PodSelector>>,
+    /// The classes of what other selectors select for which another predicate holds than before.
+    pub(crate) classes: BTreeSet<ClassIndex>,
     /// Port names that every pod is asked for from now on.
     pub(crate) new_ports: BTreeSet<PortName>,
     /// Predicates whose addresses are asked for other port names than before, and those of the numbers
@@ -78,12 +85,12 @@ pub(crate) struct PredicateChanges {
 #[derive(Debug, Default)]
 pub(crate) struct Predicates {
     entries: Arena<PredicateId, Entry>,
-    // Never iterated: no order of theirs reaches an output.
     by_selector: HashMap<Arc<PodSelector>, PredicateId>,
     by_block: HashMap<Block, PredicateId>,
-    by_rule: BTreeMap<RuleName, PredicateId>,
+    /// [`Predicate::Selectors`] and [`Predicate::Blocks`].
+    by_rule: BTreeMap<Predicate, PredicateId>,
     ports: BTreeMap<PortName, PortReference>,
-    selectors: SelectorIndex<PredicateId>,
+    selectors: Selectors,
     /// The blocks, by where they begin.
     blocks: BTreeSet<FiledBlock>,
     /// How many of `blocks` have each prefix length.
@@ -106,7 +113,7 @@ impl Predicates {
         self.entries.insert(Entry { what, users: BTreeSet::new(), classes: BTreeSet::new() })
     }
 
-    /// The predicate of a selector, which `user` contains from now on.
+    /// The predicate of a selector alone, which `user` contains from now on.
     pub(crate) fn use_selector(
         &mut self,
         selector: &Arc<PodSelector>,
@@ -114,9 +121,7 @@ impl Predicates {
     ) -> PredicateId {
         let id = self.by_selector.get(selector).copied().unwrap_or_else(|| {
             let id = self.new_entry(Predicate::Pods(Arc::clone(selector)));
-            self.selectors.insert(selector, &id);
-            self.changes.new_selectors.insert(selector, &id);
-            self.changes.has_new_selectors = true;
+            self.file_selector(selector, id);
             self.by_selector.insert(Arc::clone(selector), id);
             id
         });
@@ -136,11 +141,12 @@ impl Predicates {
         id
     }
 
-    /// The predicate of all blocks of a rule; which those are, [`Self::file_rule_block`] is told.
-    pub(crate) fn use_rule(&mut self, rule: &RuleName, user: ListId) -> PredicateId {
-        let id = self.by_rule.get(rule).copied().unwrap_or_else(|| {
-            let id = self.new_entry(Predicate::Blocks(rule.clone()));
-            self.by_rule.insert(rule.clone(), id);
+    /// The predicate of all selectors or blocks of a rule; which those are, [`Self::file_selector`] and
+    /// [`Self::file_rule_block`] are told.
+    pub(crate) fn use_rule(&mut self, what: Predicate, user: ListId) -> PredicateId {
+        let id = self.by_rule.get(&what).copied().unwrap_or_else(|| {
+            let id = self.new_entry(what.clone());
+            self.by_rule.insert(what, id);
             id
         });
         self.entries[id].users.insert(user);
@@ -190,6 +196,34 @@ impl Predicates {
         if users.is_empty() {
             self.changes.unused.insert(id);
         }
+    }
+
+    /// The pods that the selector selects satisfy the predicate. One that is a predicate alone was filed
+    /// when it became one.
+    pub(crate) fn file_selector(&mut self, selector: &Arc<PodSelector>, id: PredicateId) {
+        if self.selectors.predicates_of(selector).is_some() {
+            self.note_selected(selector);
+        } else {
+            self.changes.new_selectors.push(Arc::clone(selector));
+        }
+        self.selectors.file(selector, id);
+    }
+
+    /// They do so no more, as far as this selector goes.
+    pub(crate) fn unfile_selector(&mut self, selector: &Arc<PodSelector>, id: PredicateId) {
+        self.note_selected(selector);
+        self.selectors.unfile(selector, id);
+    }
+
+    /// What a selector in force selects must be looked at again: all its predicates hold for that. Some
+    /// may be so new that no class has them; then what it selects was noted with the first of them.
+    fn note_selected(&mut self, selector: &PodSelector) {
+        let predicates = self.selectors.predicates_of(selector).into_iter().flatten();
+        let mut classes: Vec<_> = predicates.map(|id| &self.entries[*id].classes).collect();
+        classes.sort_unstable_by_key(|classes| classes.len());
+        let Some((fewest, others)) = classes.split_first() else { return };
+        let is_in_all = |class: &&ClassIndex| others.iter().all(|other| other.contains(class));
+        self.changes.classes.extend(fewest.iter().filter(is_in_all));
     }
 
     /// A rule contains a block of this predicate from now on. A block that is a predicate alone was
@@ -251,15 +285,15 @@ impl Predicates {
     fn withdraw(&mut self, id: PredicateId) {
         match self.entries[id].what.clone() {
             Predicate::Pods(selector) => {
-                self.selectors.remove(&selector, &id);
+                self.unfile_selector(&selector, id);
                 self.by_selector.remove(&selector);
             }
             Predicate::Block(block) => {
                 self.unfile_block(&block, id);
                 self.by_block.remove(&block);
             }
-            Predicate::Blocks(rule) => {
-                self.by_rule.remove(&rule);
+            what @ (Predicate::Selectors(_) | Predicate::Blocks(_)) => {
+                self.by_rule.remove(&what);
             }
             Predicate::Port(_) | Predicate::OwnHost => {}
         }
@@ -278,6 +312,7 @@ impl Predicates {
         let references = match &entry.what {
             Predicate::Port(port) => self.ports.get(&name_of(port)),
             Predicate::Pods(_)
+            | Predicate::Selectors(_)
             | Predicate::Block(_)
             | Predicate::Blocks(_)
             | Predicate::OwnHost => None,
@@ -319,15 +354,9 @@ impl Predicates {
         self.own_host == Some(id)
     }
 
-    /// The selectors that select a pod.
+    /// The predicates that hold for a pod because of its labels, perhaps one of them twice.
     pub(crate) fn of_pod(&self, world: &World, namespace: &str, pod: &Pod) -> Vec<PredicateId> {
-        let mut holding = Vec::new();
-        let subject = Subject::new(world, namespace, &pod.labels);
-        self.selectors.candidates(&subject, |id| match &self.entries[*id].what {
-            Predicate::Pods(selector) if subject.is_selected_by(selector) => holding.push(*id),
-            _ => {}
-        });
-        holding
+        self.selectors.of_pod(&Subject::new(world, namespace, &pod.labels))
     }
 
     /// Adds the predicates that hold for an address by itself. Then they are sorted, each once.

@@ -1,6 +1,8 @@
 //! A policy set as a program: its rules in evaluation order, and what they say to a class.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sluice_common::abi::{
     Decision, RULE_DEFAULT, RULE_HOST, RULE_MIXED, RULE_SELF, RuleId, Verdict,
@@ -8,6 +10,7 @@ use sluice_common::abi::{
 
 use crate::asked::PortName;
 use crate::classes::Class;
+use crate::hash::HashMap;
 use crate::model::{Action, Direction, Protocol, Tier};
 use crate::ports::{Outcome, PortEntry, Segment, Span, Spans, protocol_entries, root_entry};
 use crate::predicates::PredicateId;
@@ -30,6 +33,10 @@ impl Step {
         }
     }
 }
+
+/// What a program has said to classes, which it says to all that the same rules concern and whose pods
+/// give the same numbers to port names.
+pub(crate) type Answers = HashMap<(Vec<u32>, BTreeMap<PortName, u16>), Arc<[PortEntry]>>;
 
 /// The rules of a set. The rank after the last step is that of default-allow.
 #[derive(Debug, Default)]
@@ -125,7 +132,7 @@ impl Program {
     /// Ranks of the steps that concern a class, ascending.
     fn ranks(&self, class: &Class) -> Vec<u32> {
         let mut ranks = self.always.clone();
-        for predicate in &class.predicates {
+        for predicate in &*class.predicates {
             ranks.extend(self.by_predicate.get(predicate).into_iter().flatten());
         }
         ranks.sort_unstable();
@@ -164,14 +171,34 @@ impl Program {
         Outcome { verdict: Verdict::Allow, rank: rank(self.steps.len()) }
     }
 
-    /// The entries of `decisions` that say what the set says to a class, the root first.
-    pub(crate) fn entries(&self, class: &Class, lists: &Lists) -> Vec<PortEntry> {
-        let ranks = self.ranks(class);
+    /// The entries of `decisions` that say what the set says to a class, the root first. `answers` are
+    /// this program's.
+    pub(crate) fn entries(
+        &self,
+        class: &Class,
+        lists: &Lists,
+        answers: &mut Answers,
+    ) -> Arc<[PortEntry]> {
+        let ports = match self.direction {
+            Some(Direction::Egress) => class.ports.clone(),
+            Some(Direction::Ingress) | None => BTreeMap::new(),
+        };
+        match answers.entry((self.ranks(class), ports)) {
+            Entry::Occupied(known) => Arc::clone(known.get()),
+            Entry::Vacant(new) => {
+                let entries = self.entries_of(&new.key().0, class, lists).into();
+                Arc::clone(new.insert(entries))
+            }
+        }
+    }
+
+    /// The same, where these steps concern the class.
+    fn entries_of(&self, ranks: &[u32], class: &Class, lists: &Lists) -> Vec<PortEntry> {
         // A protocol without ports meets no spans but whole ones: its one segment is the root.
-        let root = self.segments(&ranks, class, None, lists)[0].outcome;
+        let root = self.segments(ranks, class, None, lists)[0].outcome;
         let mut entries = vec![root_entry(root)];
         for protocol in Protocol::ALL {
-            let segments = self.segments(&ranks, class, Some(protocol), lists);
+            let segments = self.segments(ranks, class, Some(protocol), lists);
             protocol_entries(root, protocol.number(), segments, &mut entries);
         }
         entries

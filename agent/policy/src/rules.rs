@@ -1,17 +1,18 @@
 //! The rules in force: those of the policies that are in some set of this node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sluice_common::abi::RuleId;
 
 use crate::arena::{Arena, id};
 use crate::asked::{Asked, PortName};
 use crate::model::{
-    Action, Block, Direction, Peer, Peers, PolicyName, PortMatch, Ports, Protocol, Rule, RuleName,
-    Tier, World,
+    Action, Block, Direction, Peer, Peers, PodSelector, PolicyName, PortMatch, Ports, Protocol,
+    Rule, RuleName, Tier, World,
 };
 use crate::ports::{Span, Spans};
-use crate::predicates::{PredicateId, Predicates};
+use crate::predicates::{Predicate, PredicateId, Predicates};
 use crate::sets::SetIndex;
 
 id! {
@@ -118,6 +119,8 @@ pub(crate) struct RuleList {
     pub(crate) predicates: BTreeSet<PredicateId>,
     /// The blocks of the rules, sorted, each once, with the predicate that they belong to.
     pub(crate) blocks: Vec<(PredicateId, Block)>,
+    /// The selectors of rules that have several, sorted, each once, with the predicate of the rule.
+    pub(crate) selectors: Vec<(PredicateId, Arc<PodSelector>)>,
     /// The port names of egress rules, which depend on the peer, and whom the rules ask for each.
     pub(crate) ports: BTreeMap<PortName, Asked>,
     /// Numbers of the rules in the tables, once they have them.
@@ -138,6 +141,7 @@ impl RuleList {
             rules: Vec::new(),
             predicates: BTreeSet::new(),
             blocks: Vec::new(),
+            selectors: Vec::new(),
             ports: BTreeMap::new(),
             numbers: Vec::new(),
             sets: BTreeSet::new(),
@@ -223,7 +227,7 @@ impl Lists {
             for (index, rule) in policy.rules(list.direction).unwrap_or_default().iter().enumerate()
             {
                 let name = new.rule_name(index);
-                let compiled = compile_rule(rule, &name, id, predicates, &mut new.blocks);
+                let compiled = compile_rule(rule, &name, id, predicates, &mut new);
                 new.predicates.extend(compiled.peers.iter().flatten());
                 if let (RulePorts::Of { names, .. }, Direction::Egress) =
                     (&compiled.ports, list.direction)
@@ -239,6 +243,8 @@ impl Lists {
         }
         new.blocks.sort_unstable();
         new.blocks.dedup();
+        new.selectors.sort_unstable();
+        new.selectors.dedup();
         self.replace(id, new, predicates);
     }
 
@@ -250,6 +256,12 @@ impl Lists {
         }
         for (name, asked) in &new.ports {
             predicates.ask_port(name, (old.ports.get(name), Some(asked)), id);
+        }
+        for (predicate, selector) in only_in_first(&new.selectors, &old.selectors) {
+            predicates.file_selector(selector, *predicate);
+        }
+        for (predicate, selector) in only_in_first(&old.selectors, &new.selectors) {
+            predicates.unfile_selector(selector, *predicate);
         }
         for (predicate, block) in only_in_first(&new.blocks, &old.blocks) {
             predicates.file_rule_block(block, *predicate);
@@ -305,13 +317,13 @@ fn only_in_first<'a, T: Ord>(first: &'a [T], second: &'a [T]) -> impl Iterator<I
 fn compile_rule(
     rule: &Rule,
     name: &RuleName,
-    list: ListId,
+    id: ListId,
     predicates: &mut Predicates,
-    blocks: &mut Vec<(PredicateId, Block)>,
+    list: &mut RuleList,
 ) -> CompiledRule {
     let peers = match &rule.peers {
         Peers::Any => None,
-        Peers::Of(peers) => Some(compile_peers(peers, name, list, predicates, blocks)),
+        Peers::Of(peers) => Some(compile_peers(peers, name, id, predicates, list)),
     };
     CompiledRule { action: rule.action, peers, ports: RulePorts::new(&rule.ports) }
 }
@@ -319,28 +331,36 @@ fn compile_rule(
 fn compile_peers(
     peers: &[Peer],
     name: &RuleName,
-    list: ListId,
+    id: ListId,
     predicates: &mut Predicates,
-    blocks: &mut Vec<(PredicateId, Block)>,
+    list: &mut RuleList,
 ) -> Vec<PredicateId> {
-    let mut ids = Vec::new();
-    let mut own: Vec<&Block> = Vec::new();
+    let (mut selectors, mut blocks) = (Vec::new(), Vec::new());
     for peer in peers {
         match peer {
-            Peer::Pods(selector) => ids.push(predicates.use_selector(selector, list)),
-            Peer::Block(block) => own.push(block),
+            Peer::Pods(selector) => selectors.push(selector),
+            Peer::Block(block) => blocks.push(block),
         }
     }
-    let id = match own[..] {
+    let of_pods = match selectors[..] {
         [] => None,
-        [block] => Some(predicates.use_block(block, list)),
-        _ => Some(predicates.use_rule(name, list)),
+        [selector] => Some(predicates.use_selector(selector, id)),
+        _ => {
+            let predicate = predicates.use_rule(Predicate::Selectors(name.clone()), id);
+            let filed = selectors.into_iter().map(|selector| (predicate, Arc::clone(selector)));
+            list.selectors.extend(filed);
+            Some(predicate)
+        }
     };
-    if let Some(id) = id {
-        blocks.extend(own.into_iter().map(|block| (id, block.clone())));
-        ids.push(id);
+    let of_blocks = match blocks[..] {
+        [] => None,
+        [block] => Some(predicates.use_block(block, id)),
+        _ => Some(predicates.use_rule(Predicate::Blocks(name.clone()), id)),
+    };
+    if let Some(predicate) = of_blocks {
+        list.blocks.extend(blocks.into_iter().map(|block| (predicate, block.clone())));
     }
+    let mut ids: Vec<PredicateId> = of_pods.into_iter().chain(of_blocks).collect();
     ids.sort_unstable();
-    ids.dedup();
     ids
 }

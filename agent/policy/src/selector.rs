@@ -1,10 +1,10 @@
 //! Which pods a selector selects, and an index that finds the selectors of a pod.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::Entry;
 use std::hash::BuildHasher as _;
 
+use crate::hash::{HashMap, RandomState};
 use crate::model::{
     Labels, Namespaces, Operator, PodSelector, Requirement, Selector, Sorted, World,
 };
@@ -60,7 +60,7 @@ impl<'a> Subject<'a> {
 /// policies take two megabytes here, where trees of their labels took fifteen.
 #[derive(Clone, Debug)]
 pub(crate) struct SelectorIndex<T> {
-    /// Ascending values, by place and label. Never iterated.
+    /// Ascending values, by place and label.
     filed: HashMap<u64, Vec<T>>,
     /// Number of selectors by place, which passes over places without any.
     places: HashMap<u64, usize>,
@@ -78,7 +78,11 @@ enum Place<'a> {
 
 impl<T> Default for SelectorIndex<T> {
     fn default() -> Self {
-        Self { filed: HashMap::new(), places: HashMap::new(), hasher: RandomState::new() }
+        Self {
+            filed: HashMap::default(),
+            places: HashMap::default(),
+            hasher: RandomState::default(),
+        }
     }
 }
 
@@ -149,22 +153,28 @@ impl<T: Ord + Clone> SelectorIndex<T> {
 }
 
 /// Where a selector is filed: a namespace must be in one of these.
-fn places_of(selector: &PodSelector) -> Vec<Place<'_>> {
-    match &selector.namespaces {
-        Namespaces::Named(name) => vec![Place::Named(name)],
+fn places_of(selector: &PodSelector) -> impl Iterator<Item = Place<'_>> {
+    let (only, labelled) = match &selector.namespaces {
+        Namespaces::Named(name) => (Some(Place::Named(name)), None),
         Namespaces::Matching(namespaces) => match anchor(namespaces) {
-            Some((key, values)) => values.iter().map(|value| Place::Labelled(key, value)).collect(),
-            None => vec![Place::Everywhere],
+            None => (Some(Place::Everywhere), None),
+            anchor => (None, anchor),
         },
-    }
+    };
+    only.into_iter().chain(choices(labelled).map(|(key, value)| Place::Labelled(key, value)))
 }
 
 /// The labels of which a pod must have one; `None`: it need not have any.
-fn labels_of(selector: &Selector) -> Vec<Option<(&str, &str)>> {
-    match anchor(selector) {
-        Some((key, values)) => values.iter().map(|value| Some((key, value.as_str()))).collect(),
-        None => vec![None],
-    }
+fn labels_of(selector: &Selector) -> impl Iterator<Item = Option<(&str, &str)>> {
+    let anchor = anchor(selector);
+    anchor.is_none().then_some(None).into_iter().chain(choices(anchor).map(Some))
+}
+
+/// Each label of an anchor.
+fn choices<'a>(
+    anchor: Option<(&'a str, &'a Sorted<String>)>,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    anchor.into_iter().flat_map(|(key, values)| values.iter().map(move |v| (key, v.as_str())))
 }
 
 /// The label that an object must have one of the values of: the `In` with the fewest.

@@ -173,7 +173,7 @@ impl Compiler {
     /// backends of the classes in `pairs`.
     pub(crate) fn vip_pairs(
         &mut self,
-        pairs: &BTreeSet<(SetIndex, ClassIndex)>,
+        pairs: &[(SetIndex, ClassIndex)],
         reshaped: &BTreeSet<SetIndex>,
         output: &mut Output,
     ) -> BTreeSet<(SetIndex, VipClassIndex)> {

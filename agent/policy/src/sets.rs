@@ -1,6 +1,7 @@
 //! Policy sets: which policies govern an endpoint in one direction.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use sluice_common::abi::SetId;
 
@@ -49,7 +50,7 @@ pub(crate) struct Set {
     /// The classes that its blocks give to addresses.
     pub(crate) cidr_classes: BTreeSet<ClassIndex>,
     /// Entries for the class without predicates, which all classes have that it does not mention.
-    pub(crate) default: Vec<PortEntry>,
+    pub(crate) default: Arc<[PortEntry]>,
     /// Number of entries in `decisions`, by class; none for classes that are as the default.
     pub(crate) decisions: BTreeMap<ClassIndex, usize>,
     /// Their sum.
@@ -99,7 +100,7 @@ impl Sets {
             shapes: Vec::new(),
             cidrs: 0,
             cidr_classes: BTreeSet::new(),
-            default: Vec::new(),
+            default: Arc::default(),
             decisions: BTreeMap::new(),
             entries: 0,
         });

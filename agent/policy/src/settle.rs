@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use sluice_common::abi::{Address, VipKey};
 
@@ -14,8 +15,8 @@ use crate::emit::Output;
 use crate::model::{Direction, Labels, NamedPort, PodName, PolicyName};
 use crate::ports::{Outcome, root_entry};
 use crate::predicates::{PredicateChanges, PredicateId};
-use crate::program::Program;
-use crate::selector::Subject;
+use crate::program::{Answers, Program};
+use crate::selector::{SelectorIndex, Subject};
 use crate::sets::{SetIndex, governing};
 use crate::tables::Prefix;
 
@@ -81,8 +82,10 @@ impl Compiler {
     /// Does all the work.
     pub(crate) fn settle(&mut self, work: &mut Work, output: &mut Output) {
         output.slots.append(&mut work.slots);
+        let changed = std::mem::take(&mut work.policies);
+        self.settle_policies(&changed, work);
         let left = self.settle_endpoints(work, output);
-        self.settle_policies(work);
+        self.open_changed(&changed, work);
         for index in left {
             if self.sets.get(index).users == 0 {
                 self.closings.forget(index);
@@ -95,16 +98,21 @@ impl Compiler {
         self.settle_predicates(work, output);
         self.settle_addresses(work, output);
         self.settle_vip_classes(work, output);
-        let (mut pairs, mut reshaped) = (BTreeSet::new(), BTreeSet::new());
+        let (mut pairs, mut reshaped) = (Vec::new(), BTreeSet::new());
         for index in std::mem::take(&mut work.sets) {
             if self.settle_set(index, &mut pairs, output) {
                 reshaped.insert(index);
             }
         }
         self.settle_classes(&mut pairs, output);
+        pairs.sort_unstable();
+        pairs.dedup();
         let vip_pairs = self.vip_pairs(&pairs, &reshaped, output);
-        for (set, class) in pairs {
-            self.settle_decisions(set, class, output);
+        for of_one_set in pairs.chunk_by(|(set, _), (next, _)| set == next) {
+            let mut answers = Answers::default();
+            for (set, class) in of_one_set {
+                self.settle_decisions(*set, *class, &mut answers, output);
+            }
         }
         self.settle_vip_decisions(vip_pairs, work, output);
         self.settle_hairpins(work, output);
@@ -139,18 +147,11 @@ impl Compiler {
         left
     }
 
-    /// Compiles the changed policies' rules, where they are in force, and opens the closed sets that
-    /// contain one: they may need less now.
-    fn settle_policies(&mut self, work: &mut Work) {
-        let has_changed = |name: &PolicyName| work.policies.contains(name);
-        let closed = self.sets.iter().filter(|(_, set)| set.closed.is_some() && set.users > 0);
-        let changed = closed.filter(|(_, set)| set.key.policies.iter().any(has_changed));
-        for index in changed.map(|(index, _)| index).collect::<Vec<_>>() {
-            self.open(index, work);
-        }
-        for policy in std::mem::take(&mut work.policies) {
+    /// Compiles the rules of changed policies again where they are in force already.
+    fn settle_policies(&mut self, changed: &BTreeSet<PolicyName>, work: &mut Work) {
+        for policy in changed {
             for direction in [Direction::Ingress, Direction::Egress] {
-                if let Some(list) = self.lists.find(&policy, direction) {
+                if let Some(list) = self.lists.find(policy, direction) {
                     self.lists.compile(list, &self.world, &mut self.predicates);
                     work.sets.extend(&self.lists.get(list).sets);
                 }
@@ -158,10 +159,20 @@ impl Compiler {
         }
     }
 
+    /// Opens the closed sets that contain a changed policy: they may need less now.
+    fn open_changed(&mut self, changed: &BTreeSet<PolicyName>, work: &mut Work) {
+        let has_changed = |name: &PolicyName| changed.contains(name);
+        let closed = self.sets.iter().filter(|(_, set)| set.closed.is_some() && set.users > 0);
+        let opening = closed.filter(|(_, set)| set.key.policies.iter().any(has_changed));
+        for index in opening.map(|(index, _)| index).collect::<Vec<_>>() {
+            self.open(index, work);
+        }
+    }
+
     /// Finds the addresses whose class changes with the predicates in force.
     fn settle_predicates(&mut self, work: &mut Work, output: &mut Output) {
         let (changes, unused) = self.predicates.take_changes();
-        let mut lost: BTreeSet<ClassIndex> = BTreeSet::new();
+        let mut lost = changes.classes.clone();
         for id in unused.iter().chain(&changes.asked) {
             lost.extend(&self.predicates.get(*id).classes);
         }
@@ -172,7 +183,7 @@ impl Compiler {
             work.addresses.extend(backends.map(|(address, _)| *address));
         }
         self.find_within_blocks(&changes, work);
-        if changes.has_new_selectors || !changes.new_ports.is_empty() {
+        if !changes.new_selectors.is_empty() || !changes.new_ports.is_empty() {
             self.find_newly_selected(&changes, work);
         }
         output.unused_predicates.extend(unused);
@@ -202,6 +213,14 @@ impl Compiler {
     /// Finds the pods that a new selector can select or whose ports a new name names, and passes over
     /// the namespaces in which there are none.
     fn find_newly_selected(&self, changes: &PredicateChanges, work: &mut Work) {
+        // As with the first load: it brings as many selectors as pods, and looks at all pods anyhow.
+        if self.owners.addresses().all(|address| work.addresses.contains(address)) {
+            return;
+        }
+        let mut new_selectors = SelectorIndex::default();
+        for selector in &changes.new_selectors {
+            new_selectors.insert(selector, &());
+        }
         let names_port =
             |port: &NamedPort| changes.new_ports.contains(&(port.protocol, port.name.clone()));
         let mut rest = self.world.pods.range::<PodName, _>(..);
@@ -210,11 +229,11 @@ impl Compiler {
             let none = Labels::default();
             let subject = Subject::new(&self.world, namespace, &none);
             let after = PodName { namespace: format!("{namespace}\0"), name: String::new() };
-            if !changes.new_ports.is_empty() || changes.new_selectors.looks_into(&subject) {
+            if !changes.new_ports.is_empty() || new_selectors.looks_into(&subject) {
                 for (_, pod) in self.world.pods.range(first..&after) {
                     let subject = Subject { labels: &pod.labels, ..subject.clone() };
                     let mut is_concerned = pod.ports.iter().any(names_port);
-                    changes.new_selectors.candidates(&subject, |_| is_concerned = true);
+                    new_selectors.candidates(&subject, |()| is_concerned = true);
                     if is_concerned {
                         let addresses = pod.addresses.iter().map(|address| Address::from(*address));
                         work.addresses.extend(addresses);
@@ -299,7 +318,7 @@ impl Compiler {
         if before == (class.pods == 0, class.backends == 0) {
             return;
         }
-        for predicate in &class.predicates {
+        for predicate in &*class.predicates {
             let entry = self.predicates.entry_mut(*predicate);
             if class.pods + class.backends > 0 {
                 entry.classes.insert(index);
@@ -315,7 +334,7 @@ impl Compiler {
     fn settle_set(
         &mut self,
         index: SetIndex,
-        pairs: &mut BTreeSet<(SetIndex, ClassIndex)>,
+        pairs: &mut Vec<(SetIndex, ClassIndex)>,
         output: &mut Output,
     ) -> bool {
         let mut concerned = self.settle_cidrs(index, output);
@@ -338,8 +357,11 @@ impl Compiler {
             concerned.extend(self.pod_classes_of(index));
         }
         let default = match lists[..] {
-            [] => Vec::new(),
-            _ => program.entries(self.classes.get(ClassIndex::NONE), &self.lists),
+            [] => Arc::default(),
+            _ => {
+                let none = self.classes.get(ClassIndex::NONE);
+                program.entries(none, &self.lists, &mut Answers::default())
+            }
         };
         pairs.extend(concerned.into_iter().map(|class| (index, class)));
         let set = self.sets.get_mut(index);
@@ -395,16 +417,12 @@ impl Compiler {
     }
 
     /// Adds, for each class whose use began or ended, the sets that have or need decisions for it.
-    fn settle_classes(
-        &mut self,
-        pairs: &mut BTreeSet<(SetIndex, ClassIndex)>,
-        output: &mut Output,
-    ) {
+    fn settle_classes(&mut self, pairs: &mut Vec<(SetIndex, ClassIndex)>, output: &mut Output) {
         for index in std::mem::take(&mut self.classes.moved) {
             let class = self.classes.get(index);
             pairs.extend(class.decided_in.iter().map(|set| (*set, index)));
             if class.pods > 0 {
-                for predicate in &class.predicates {
+                for predicate in &*class.predicates {
                     if self.predicates.is_own_host(*predicate) {
                         pairs.extend(self.egress_sets().into_iter().map(|set| (set, index)));
                     }
@@ -418,25 +436,28 @@ impl Compiler {
     }
 
     /// What a set says to a class.
-    fn settle_decisions(&mut self, index: SetIndex, class: ClassIndex, output: &mut Output) {
+    fn settle_decisions(
+        &mut self,
+        index: SetIndex,
+        class: ClassIndex,
+        answers: &mut Answers,
+        output: &mut Output,
+    ) {
         let set = self.sets.get(index);
         let known = self.classes.get(class);
         let is_asked = known.pods > 0 || set.cidr_classes.contains(&class);
         let entries = match class {
-            _ if set.lists.is_empty() => Vec::new(),
-            ClassIndex::NONE => set.default.clone(),
-            _ if !is_asked => Vec::new(),
+            _ if set.lists.is_empty() => Arc::default(),
+            ClassIndex::NONE => Arc::clone(&set.default),
+            _ if !is_asked => Arc::default(),
             _ if set.key.direction == Direction::Egress
                 && known.predicates.iter().any(|id| self.predicates.is_own_host(*id)) =>
             {
-                vec![root_entry(Outcome::HOST)]
+                Arc::new([root_entry(Outcome::HOST)])
             }
             _ => {
-                let mut entries = set.program.entries(known, &self.lists);
-                if entries == set.default {
-                    entries.clear();
-                }
-                entries
+                let entries = set.program.entries(known, &self.lists, answers);
+                if entries == set.default { Arc::default() } else { entries }
             }
         };
         let set = self.sets.get_mut(index);

@@ -9,7 +9,6 @@ use sluice_common::abi::{HairpinWay, PeerClass};
 use sluice_policy::diff::Op;
 
 use super::batch::{LOCKED, TableWriter};
-use super::grace::grace_period;
 use super::maps::{KernelMaps, MapFault, access, removed, trie_key};
 
 /// Operations that one syscall does at most: their keys and values are gathered before.
@@ -24,34 +23,34 @@ impl KernelMaps {
     /// before anything is written.
     pub fn apply(&mut self, ops: &[Op]) -> Result<(), MapFault> {
         let changes_nothing_visible = ops.iter().all(|op| matches!(op, Op::ResetRule(_)));
-        if !changes_nothing_visible && self.control.read()?.generation == u32::MAX {
+        if !changes_nothing_visible && self.control.generation() == u32::MAX {
             return Err(MapFault::Exhausted);
         }
         let mut rest = ops;
         while let Some(first) = rest.first() {
             rest = &rest[self.apply_first(first, rest)?..];
         }
-        // Everything is in force; it is the next change that does not have to wait.
-        self.wait_for_memory()
+        self.readers.begin_to_wait(self.control.generation());
+        Ok(())
     }
 
     /// Does the first operation, and those like it behind it that one syscall can do with it. How many.
     fn apply_first(&mut self, first: &Op, ops: &[Op]) -> Result<usize, MapFault> {
-        // The version that a stage overwrites, and the entry that a removal takes away, are what the
-        // readers of the generation before the last flip look at.
-        if !matches!(first, Op::Flip(_) | Op::ResetRule(_)) {
-            self.wait_for_readers()?;
+        let generation = self.control.generation();
+        self.readers.look(generation);
+        if self.readers.are_disturbed_by(first, generation) {
+            self.wait()?;
         }
+        let undisturbing = |op: &&Op| !self.readers.are_disturbed_by(op, generation);
+        let ops = ops.iter().take_while(undisturbing).take(TOGETHER);
         match first {
             Op::Peer(..) => {
-                self.wait_for_memory()?;
                 return insert_alike(&self.many_peers, LOCKED, ops, |op| match op {
                     Op::Peer(address, class) => Some((*address, PeerClass::new(*class))),
                     _ => None,
                 });
             }
             Op::Vip(..) => {
-                self.wait_for_memory()?;
                 return insert_alike(&self.many_vips, LOCKED, ops, |op| match op {
                     Op::Vip(vip, class) => Some((*vip, PeerClass::new(*class))),
                     _ => None,
@@ -73,14 +72,13 @@ impl KernelMaps {
                 self.endpoints.set(*slot, value, 0).map_err(access("endpoints"))
             }
             Op::Hairpin(key, hairpin) => {
-                self.wait_for_memory()?;
                 let value = HairpinWay::new(*hairpin);
                 self.hairpins.insert(key, &value, LOCKED).map_err(access("hairpins"))
             }
             Op::ResetRule(rule) => self.reset_rule(*rule),
             Op::Flip(generation) => {
                 self.control.flip(*generation);
-                self.readers_behind = true;
+                self.readers.left_generation();
                 Ok(())
             }
             Op::RemovePeer(address) => self.forget(|maps| ("peers", maps.peers.remove(address))),
@@ -99,39 +97,25 @@ impl KernelMaps {
         &mut self,
         remove: impl FnOnce(&mut Self) -> (&'static str, Result<(), MapError>),
     ) -> Result<(), MapFault> {
-        self.memory_behind = true;
+        self.readers.left_memory();
         let (table, result) = remove(self);
         removed(table, result)
     }
 
-    /// Waits until no packet looks at what was removed from a hash.
-    fn wait_for_memory(&mut self) -> Result<(), MapFault> {
-        if self.memory_behind { self.wait() } else { Ok(()) }
-    }
-
-    /// Waits until every packet that began before the last flip has ended.
-    fn wait_for_readers(&mut self) -> Result<(), MapFault> {
-        if self.readers_behind { self.wait() } else { Ok(()) }
-    }
-
     /// Waits until every packet that has begun has ended.
     pub(super) fn wait(&mut self) -> Result<(), MapFault> {
-        grace_period().map_err(MapFault::GracePeriod)?;
-        self.readers_behind = false;
-        self.memory_behind = false;
-        Ok(())
+        self.readers.wait(self.control.generation()).map_err(MapFault::GracePeriod)
     }
 }
 
 /// Writes the entries of the operations in front that have one for this table. How many.
-fn insert_alike<K: aya::Pod, V: aya::Pod>(
+fn insert_alike<'a, K: aya::Pod, V: aya::Pod>(
     table: &TableWriter<K, V>,
     flags: u64,
-    ops: &[Op],
+    ops: impl Iterator<Item = &'a Op>,
     entry: impl Fn(&Op) -> Option<(K, V)>,
 ) -> Result<usize, MapFault> {
-    let entries = ops.iter().map_while(entry).take(TOGETHER);
-    let (keys, values): (Vec<K>, Vec<V>) = entries.unzip();
+    let (keys, values): (Vec<K>, Vec<V>) = ops.map_while(entry).unzip();
     table.insert(&keys, &values, flags)?;
     Ok(keys.len())
 }

@@ -1,11 +1,10 @@
 //! Records of drops, as the programs write them.
 
-use std::os::fd::{AsFd, BorrowedFd};
-
 use aya::maps::{MapData, RingBuf};
 use sluice_common::abi::Event;
 
-/// The reader of the ring `events`. There must be one only: readers share one position.
+/// The reader of the ring `events`. There must be one only: readers share one position. Nothing wakes it: it
+/// asks every so often, and the ring holds 3,000 records meanwhile.
 pub struct Events {
     ring: RingBuf<MapData>,
 }
@@ -15,7 +14,7 @@ impl Events {
         Self { ring }
     }
 
-    /// The next record; does not wait. Its file descriptor says when there is one.
+    /// The next record, if there is one.
     pub fn next_event(&mut self) -> Option<Event> {
         loop {
             let item = self.ring.next()?;
@@ -33,11 +32,5 @@ impl Events {
 impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Events").finish_non_exhaustive()
-    }
-}
-
-impl AsFd for Events {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ring.as_fd()
     }
 }

@@ -44,6 +44,11 @@ impl ControlPage {
         self.table.get(&CONTROL_INDEX, 0).map_err(fault)
     }
 
+    /// The generation that packets which begin now see.
+    pub(super) fn generation(&self) -> u32 {
+        self.word().load(Ordering::Acquire)
+    }
+
     /// Writes the whole element: only before the first packet, or with the generation unchanged.
     pub(super) fn write(&mut self, control: &Control) -> Result<(), MapFault> {
         self.table.set(CONTROL_INDEX, control, 0).map_err(fault)
@@ -51,12 +56,15 @@ impl ControlPage {
 
     /// Makes everything visible that was staged for `generation`.
     pub(super) fn flip(&mut self, generation: u32) {
+        self.word().store(generation, Ordering::Release);
+    }
+
+    fn word(&self) -> &AtomicU32 {
         // SAFETY: the mapping holds a whole `Control` for as long as `self` lives, and the field's
         // address is aligned as every `u32` of a page-aligned `repr(C)` struct.
         let field = unsafe { &raw mut (*self.page.as_ptr()).generation };
         // SAFETY: valid as above; the kernel's programs only read it.
-        let generation_now = unsafe { AtomicU32::from_ptr(field) };
-        generation_now.store(generation, Ordering::Release);
+        unsafe { AtomicU32::from_ptr(field) }
     }
 }
 

@@ -8,14 +8,98 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::thread::{self, JoinHandle};
+
+use sluice_policy::diff::Op;
 
 use super::syscall::{Command, ElementAttributes, bpf};
+
+/// Which packets may be on their way, and what of the tables they may still look at.
+///
+/// A wait takes a few ticks of the kernel's clock, more than all else about a change. So one begins
+/// behind each change, in a thread of its own, and the next change that has to wait, if any, waits for
+/// the rest of it.
+#[derive(Debug)]
+pub(super) struct Readers {
+    /// No packet on its way began before this generation.
+    oldest: u32,
+    /// An interface was led elsewhere: packets may be on their way with its former slot.
+    slots: bool,
+    /// Elements were removed from hashes: the next one that is added would have the memory of what
+    /// packets may look at.
+    memory: bool,
+    /// A wait that began after all of that.
+    waiting: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Readers {
+    /// Nothing is known of what was done to the tables before.
+    pub(super) const fn unknown() -> Self {
+        Self { oldest: 0, slots: true, memory: true, waiting: None }
+    }
+
+    /// An interface was led elsewhere.
+    pub(super) fn left_slot(&mut self) {
+        (self.slots, self.waiting) = (true, None);
+    }
+
+    /// An element of a hash was removed.
+    pub(super) fn left_memory(&mut self) {
+        (self.memory, self.waiting) = (true, None);
+    }
+
+    /// The generation was flipped.
+    pub(super) fn left_generation(&mut self) {
+        self.waiting = None;
+    }
+
+    /// True if the operation, at this generation, must wait.
+    pub(super) fn are_disturbed_by(&self, op: &Op, generation: u32) -> bool {
+        let by_value = self.oldest < generation && op.disturbs(self.oldest);
+        let by_slot = self.slots && matches!(op, Op::Endpoint(..) | Op::Hairpin(..));
+        let by_memory = self.memory && matches!(op, Op::Peer(..) | Op::Vip(..) | Op::Hairpin(..));
+        by_value || by_slot || by_memory
+    }
+
+    /// Begins to wait for the packets that are on their way, where anything depends on them.
+    pub(super) fn begin_to_wait(&mut self, generation: u32) {
+        let is_behind = self.oldest < generation || self.slots || self.memory;
+        if is_behind && self.waiting.is_none() {
+            let thread = thread::Builder::new().name("grace-period".to_owned());
+            // Without a thread, who must wait does so.
+            self.waiting = thread.spawn(grace_period).ok();
+        }
+    }
+
+    /// Notes the end of a wait that has ended.
+    pub(super) fn look(&mut self, generation: u32) {
+        if let Some(ended) = self.waiting.take_if(|waiting| waiting.is_finished())
+            && matches!(ended.join(), Ok(Ok(())))
+        {
+            self.have_ended(generation);
+        }
+    }
+
+    /// Waits until every packet that has begun has ended. `generation` is the present one.
+    pub(super) fn wait(&mut self, generation: u32) -> io::Result<()> {
+        let begun = self.waiting.take().map(JoinHandle::join);
+        if !matches!(begun, Some(Ok(Ok(())))) {
+            grace_period()?;
+        }
+        self.have_ended(generation);
+        Ok(())
+    }
+
+    const fn have_ended(&mut self, generation: u32) {
+        (self.oldest, self.slots, self.memory) = (generation, false, false);
+    }
+}
 
 /// Waits until every program run that began before this call has ended.
 ///
 /// # Errors
 /// Those of `bpf(2)`, where the kernel grants neither.
-pub(super) fn grace_period() -> io::Result<()> {
+fn grace_period() -> io::Result<()> {
     membarrier().or_else(|_| written_table())
 }
 

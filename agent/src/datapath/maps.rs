@@ -22,6 +22,7 @@ use super::batch::{ArrayReader, HashReader, TableWriter};
 use super::events::Events;
 use super::flows::{FlowTable, Terms};
 use super::generation::ControlPage;
+use super::grace::Readers;
 use super::load::tick_rate;
 
 /// A table that could not be read or written.
@@ -89,11 +90,7 @@ pub struct KernelMaps {
     rule_hits: PerCpuArray<MapData, Counter>,
     pub(super) all_rule_hits: ArrayReader<Counter>,
     events: Option<Events>,
-    /// Packets that began before the last flip may still look at what it replaced.
-    pub(super) readers_behind: bool,
-    /// Elements of `peers`, `vips` or `hairpins` were removed that packets which have begun may still look at; the next one
-    /// that is added would have their memory.
-    pub(super) memory_behind: bool,
+    pub(super) readers: Readers,
 }
 
 impl KernelMaps {
@@ -156,8 +153,7 @@ impl KernelMaps {
             all_rule_hits: ArrayReader::per_cpu("rule_hits", &rule_hits)?,
             rule_hits: typed("rule_hits", rule_hits)?,
             events: Some(Events::new(typed("events", table("events")?)?)),
-            readers_behind: true,
-            memory_behind: true,
+            readers: Readers::unknown(),
         })
     }
 
@@ -215,7 +211,7 @@ impl KernelMaps {
             self.wait()?;
         }
         // A packet that has read the former slot must not meet the next pod in it.
-        self.readers_behind = true;
+        self.readers.left_slot();
         if ifindex < SLOTS_BY_INDEX {
             let table = "endpoint_slots";
             return self.endpoint_slots.set(ifindex, &slot, 0).map_err(access(table));

@@ -13,6 +13,11 @@ use super::{ClassId, RuleId, SetId};
 /// Every (set, class) that is present at all has its `BITS_ANY` entry, so a miss means "this set does
 /// not tell this class from any other" and the caller asks again for class
 /// [`super::UNCLASSIFIED`]. A set without even that is unknown: fail closed.
+///
+/// Where it says what the set's own one says and the set has no other entry, a class could do without:
+/// the second question finds the same. But then a packet of a known class on a port that is not for it
+/// would need both look-ups, some 45 ns more of the 150 that a denied packet may take, and would save
+/// little: a rule's selectors make one class, so there are about as many such entries as rules.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DecisionKey {

@@ -47,6 +47,12 @@ impl<T: Copy + Default + PartialEq> Versioned<T> {
         self
     }
 
+    /// The first generation that sees the older version. Of an entry that was staged, that is the one
+    /// which readers at the current generation use: it has been visible since then.
+    pub fn kept_since(&self) -> u32 {
+        self.since[0].min(self.since[1])
+    }
+
     /// Index of the newest version not later than `generation`. With equal `since` the first wins
     /// ([`Self::settled`]). Two versions in the future cannot be produced by the writer; a reader
     /// that meets them takes the older one.

@@ -5,10 +5,10 @@ use crate::abi::Address;
 use crate::reason::Reason;
 
 /// Length of the header without options.
-const LENGTH_MIN: u32 = 20;
+pub(super) const LENGTH_MIN: u32 = 20;
 /// Bits of the fragment word: "more fragments", and the offset in units of 8 bytes.
-const MORE_FRAGMENTS: u32 = 0x2000;
-const FRAGMENT_OFFSET: u32 = 0x1fff;
+pub(super) const MORE_FRAGMENTS: u32 = 0x2000;
+pub(super) const FRAGMENT_OFFSET: u32 = 0x1fff;
 
 /// Reads the packet whose IPv4 header begins at `start`. Options are stepped over; they end where the
 /// header's length field says, which is the only thing about them that moves the ports.
@@ -28,8 +28,7 @@ pub(super) fn parse<B: Bytes + ?Sized>(
     if end > bytes.length() || start + header_length > end {
         return Err(Reason::BadLength);
     }
-    let source = u32::from_be(words[3]);
-    if is_multicast(source) || source == u32::MAX {
+    if is_never_a_source(u32::from_be(words[3])) {
         return Err(Reason::MartianAddress);
     }
     packet.source = Address::from_v4_word(words[3]);
@@ -60,8 +59,8 @@ const fn total_length(field: u32, available: u32) -> u32 {
     if field == 0 && available > 0xffff { available } else { field }
 }
 
-/// 224.0.0.0/4, in host order.
+/// 224.0.0.0/4 or the broadcast address, in host order.
 #[inline(always)]
-const fn is_multicast(address: u32) -> bool {
-    address >> 28 == 0xe
+pub(super) const fn is_never_a_source(address: u32) -> bool {
+    address >> 28 == 0xe || address == u32::MAX
 }

@@ -5,7 +5,7 @@ use crate::abi::Address;
 use crate::reason::Reason;
 
 /// Length of the fixed header.
-const LENGTH: u32 = 40;
+pub(super) const LENGTH: u32 = 40;
 /// Extension headers that are walked; real packets have one or two.
 const EXTENSIONS_MAX: u32 = 8;
 /// Bytes of an extension header that hold everything that is read of it.
@@ -48,9 +48,7 @@ pub(super) fn parse<B: Bytes + ?Sized>(
     }
     let source = Address::from_words([words[2], words[3], words[4], words[5]]);
     let destination = Address::from_words([words[6], words[7], words[8], words[9]]);
-    // An IPv4-mapped address would be judged as the IPv4 address that it stands for (RFC 4942 section
-    // 2.2); a multicast source is never valid (RFC 4291 section 2.7).
-    if source.is_v4() || destination.is_v4() || u32::from_be(words[2]) >> 24 == 0xff {
+    if are_martian(&source, &destination) {
         return Err(Reason::MartianAddress);
     }
     packet.source = source;
@@ -59,6 +57,13 @@ pub(super) fn parse<B: Bytes + ?Sized>(
     packet.end = end;
     packet.hop_limit = second as u8;
     walk(bytes, start + LENGTH, end, (second >> 8) as u8, packet)
+}
+
+/// An IPv4-mapped address would be judged as the IPv4 address that it stands for (RFC 4942 section 2.2); a
+/// multicast source is never valid (RFC 4291 section 2.7).
+#[inline(always)]
+pub(super) const fn are_martian(source: &Address, destination: &Address) -> bool {
+    source.is_v4() || destination.is_v4() || u32::from_be(source.words()[0]) >> 24 == 0xff
 }
 
 /// Length of what follows the fixed header. A merged packet above 64 KiB says 0 (RFC 2675 and Linux,

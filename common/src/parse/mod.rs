@@ -10,6 +10,7 @@ mod control;
 mod icmp;
 mod ipv4;
 mod ipv6;
+mod plain;
 mod transport;
 
 use crate::abi::Address;
@@ -17,6 +18,7 @@ use crate::reason::Reason;
 
 pub use control::{claims_another_target, is_control, source_is_acceptable};
 pub use icmp::{quoted, transport as icmp_transport};
+pub use plain::parse_plain;
 pub use transport::{sctp_chunk, tcp_flag};
 
 /// Where the bytes of a packet come from.

@@ -66,7 +66,7 @@ pub(super) fn parse<B: Bytes + ?Sized>(
 }
 
 #[inline(always)]
-fn tcp<B: Bytes + ?Sized>(
+pub(super) fn tcp<B: Bytes + ?Sized>(
     bytes: &B,
     offset: u32,
     end: u32,
@@ -87,7 +87,7 @@ fn tcp<B: Bytes + ?Sized>(
 }
 
 #[inline(always)]
-fn udp<B: Bytes + ?Sized>(
+pub(super) fn udp<B: Bytes + ?Sized>(
     bytes: &B,
     offset: u32,
     end: u32,

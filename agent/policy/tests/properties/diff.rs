@@ -1,23 +1,23 @@
 //! What must hold of every prefix of every diff, from whatever the kernel holds.
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
-use sluice_common::abi::{Address, Decision, Endpoint, Versioned};
+use sluice_common::abi::{Address, CidrKey, Decision, Endpoint, Versioned};
 use sluice_common::decide::{Asked, decide};
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::{Compiler, compile};
 use sluice_policy::diff::{KernelState, Op, diff};
 use sluice_policy::model::{Change, LocalEndpoint, Pod, PodName, Question, World};
 use sluice_policy::names::Names;
-use sluice_policy::tables::Tables;
+use sluice_policy::tables::{Prefix, Tables};
 
 use crate::worlds::{batches, questions, world};
 
 /// What a packet of a slot would meet: the endpoint, and the decision if it is governed.
-fn verdict(
-    tables: &Tables,
-    slot: u32,
-    question: &Question,
-) -> Option<(Endpoint, Option<Decision>)> {
+type Met = Option<(Endpoint, Option<Decision>)>;
+
+fn verdict(tables: &Tables, slot: u32, question: &Question) -> Met {
     let endpoint = *tables.endpoints.get(&slot)?;
     let Question { direction, protocol, port, .. } = *question;
     let asked = Asked { slot, direction, remote: Address::from(question.remote), protocol, port };
@@ -25,10 +25,7 @@ fn verdict(
     Some((endpoint, endpoint.is_governed(direction).then(decide).flatten()))
 }
 
-fn verdicts(
-    tables: &Tables,
-    asked: &[(u32, Question)],
-) -> Vec<Option<(Endpoint, Option<Decision>)>> {
+fn verdicts(tables: &Tables, asked: &[(u32, Question)]) -> Vec<Met> {
     asked.iter().map(|(slot, question)| verdict(tables, *slot, question)).collect()
 }
 
@@ -39,6 +36,17 @@ fn sample(worlds: [&World; 2]) -> Vec<(u32, Question)> {
         questions(world).into_iter().step_by(11).map(move |q| (slots[&q.pod].slot, q))
     };
     worlds.into_iter().flat_map(ask).collect()
+}
+
+/// What packets meet that began at each generation from `oldest` to the present one.
+fn seen_from(oldest: u32, kernel: &KernelState, asked: &[(u32, Question)]) -> Vec<Vec<Met>> {
+    let mut past = kernel.clone();
+    let generations = oldest..=kernel.generation;
+    let views = generations.map(|generation| {
+        past.generation = generation;
+        past.view()
+    });
+    views.map(|tables| verdicts(&tables, asked)).collect()
 }
 
 fn apply_all(kernel: &mut KernelState, ops: &[Op]) {
@@ -69,6 +77,27 @@ fn flips(ops: &[Op]) -> usize {
     ops.iter().filter(|op| matches!(op, Op::Flip(_))).count()
 }
 
+#[test]
+fn a_new_prefix_below_one_that_changed_in_the_last_flip_disturbs() {
+    let prefix = |address: [u8; 4], bits: u32| Prefix {
+        key: CidrKey::new(1, Address::from(IpAddr::from(address))),
+        bits: 128 + bits,
+    };
+    let mut kernel = KernelState { generation: 1, ..KernelState::default() };
+    let mut tables = Tables::default();
+    for class in [5, 6] {
+        tables.cidrs.insert(prefix([10, 0, 0, 0], 8), class);
+        let ops = diff(&kernel, &tables, None);
+        apply_all(&mut kernel, &ops);
+    }
+    assert_eq!(kernel.generation, 3);
+    tables.cidrs.insert(prefix([10, 1, 0, 0], 16), 7);
+    let ops = diff(&kernel, &tables, None);
+    // Until the next flip it says 6, which a packet that began at 2 must not see.
+    assert_eq!(ops.iter().map(|op| op.disturbs(2)).collect::<Vec<_>>(), [true, false]);
+    assert!(!ops.iter().any(|op| op.disturbs(3)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -85,6 +114,28 @@ proptest! {
             every_prefix_is_old_or_new(&mut kernel, &ops, compiler.tables(), &asked)?;
             // Nothing that differs was left untouched.
             prop_assert_eq!(diff(&kernel, compiler.tables(), None), []);
+        }
+    }
+
+    #[test]
+    fn packets_on_their_way_see_their_generation_until_they_are_waited_for(batches in batches()) {
+        let mut compiler = Compiler::new(Capacity::default(), Names::default());
+        let mut kernel = KernelState { generation: 1, ..KernelState::default() };
+        let mut oldest = kernel.generation;
+        for batch in batches {
+            let before = compiler.world().clone();
+            let touched = compiler.apply(batch);
+            let ops = diff(&kernel, compiler.tables(), Some(&touched));
+            let asked = sample([&before, compiler.world()]);
+            for op in ops {
+                if op.disturbs(oldest) {
+                    oldest = kernel.generation;
+                }
+                let seen = seen_from(oldest, &kernel, &asked);
+                kernel.apply(&op);
+                let seen_after = seen_from(oldest, &kernel, &asked);
+                prop_assert_eq!(&seen, &seen_after[..seen.len()], "after {:?}", op);
+            }
         }
     }
 
