@@ -82,7 +82,8 @@ mod programs {
         let Some(control) = maps::CONTROL.get(CONTROL_INDEX) else { return DROP };
         let Some(endpoint) = maps::ENDPOINTS.get(slot) else { return DROP };
         // SAFETY: a read of an aligned word that the agent replaces by one store. It must happen once:
-        // everything about this packet is judged at one generation.
+        // everything about this packet is judged at one generation. Nothing keeps a processor that reads
+        // out of order (arm64) from having read a table before it: x86-64 does not.
         let generation = unsafe { (&raw const control.generation).read_volatile() };
         let endpoint = endpoint.at(generation);
         if !endpoint.is_present() {

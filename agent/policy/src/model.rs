@@ -257,6 +257,13 @@ pub struct PodSelector {
     pub pods: Selector,
 }
 
+impl PodSelector {
+    /// True if it selects every pod of its namespaces.
+    pub(crate) fn selects_namespaces(&self) -> bool {
+        self.pods == Selector::default()
+    }
+}
+
 /// A choice of namespaces.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Namespaces {

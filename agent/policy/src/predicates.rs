@@ -3,6 +3,9 @@
 //! * A pod selector is one predicate where it is the only one of its rule, shared by all such rules. The
 //!   selectors of a rule that has several are one predicate together, which goes by the rule's name: what
 //!   no rule tells apart is then one class, and a selector more or less concerns only what it selects.
+//!   One that selects whole namespaces stays alone in any case: it selects many, is in many rules, and would
+//!   have all that it selects looked at again for each of them (260 ms for 100,000 pods; 8 for a predicate
+//!   that is there).
 //! * Blocks likewise: a block more or less is one entry of `cidrs` more or less, and a rule of a thousand
 //!   blocks is one class.
 //! * A port name that egress rules use is a predicate per number that pods give it ([`crate::asked`]).

@@ -335,13 +335,16 @@ fn compile_peers(
     predicates: &mut Predicates,
     list: &mut RuleList,
 ) -> Vec<PredicateId> {
-    let (mut selectors, mut blocks) = (Vec::new(), Vec::new());
+    let (mut wide, mut selectors, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
     for peer in peers {
         match peer {
+            Peer::Pods(selector) if selector.selects_namespaces() => wide.push(selector),
             Peer::Pods(selector) => selectors.push(selector),
             Peer::Block(block) => blocks.push(block),
         }
     }
+    let of_namespaces = wide.into_iter().map(|selector| predicates.use_selector(selector, id));
+    let mut ids: Vec<PredicateId> = of_namespaces.collect();
     let of_pods = match selectors[..] {
         [] => None,
         [selector] => Some(predicates.use_selector(selector, id)),
@@ -360,7 +363,8 @@ fn compile_peers(
     if let Some(predicate) = of_blocks {
         list.blocks.extend(blocks.into_iter().map(|block| (predicate, block.clone())));
     }
-    let mut ids: Vec<PredicateId> = of_pods.into_iter().chain(of_blocks).collect();
+    ids.extend(of_pods.into_iter().chain(of_blocks));
     ids.sort_unstable();
+    ids.dedup();
     ids
 }

@@ -7,8 +7,8 @@ use sluice_policy::answer::answer;
 use sluice_policy::capacity::Capacity;
 use sluice_policy::compile::{Compiler, compile};
 use sluice_policy::model::{
-    Action, Change, Direction, LocalEndpoint, Peer, Peers, Pod, PodName, Policy, PolicyKind,
-    PolicyName, Ports, Question, Rule, Tier, World,
+    Action, Change, Direction, LocalEndpoint, Peer, Peers, Pod, PodName, PodSelector, Policy,
+    PolicyKind, PolicyName, Ports, Question, Rule, Selector, Tier, World,
 };
 use sluice_policy::oracle::judge;
 
@@ -89,6 +89,29 @@ fn one_selector_more_or_less_writes_what_it_selects() {
     assert_eq!(touched.peers, [address("10.0.0.3").into()].into());
     assert!(touched.decisions.is_empty(), "{touched:?}");
     assert_eq!(entering(&compiler), ["b", "d"]);
+}
+
+/// Nor has a further rule with it what it selects looked at again.
+#[test]
+fn a_selector_of_whole_namespaces_is_one_predicate_in_all_rules() {
+    let wide = PodSelector { pods: Selector::default(), ..app("b") };
+    let with_it = |name: &str| match policy(name, &["b"]) {
+        Change::Policy(name, Some(mut policy)) => {
+            let rule = &mut policy.ingress.as_mut().expect("it is of ingress")[0];
+            let Peers::Of(peers) = &mut rule.peers else { panic!("it has peers") };
+            peers.push(Peer::Pods(wide.clone().into()));
+            Change::Policy(name, Some(policy))
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut world = world();
+    world.apply(with_it("p"));
+    let mut compiler = compile(&world, Capacity::default());
+    let classes = compiler.names().classes.clone();
+    let touched = compiler.apply([with_it("q")]);
+    assert!(touched.peers.is_empty(), "{touched:?}");
+    assert_eq!(compiler.names().classes, classes);
+    assert_eq!(entering(&compiler), ["b", "c", "d", "e"]);
 }
 
 /// Each way from one pair of policies to another, among rules of none, one and several selectors.

@@ -4,7 +4,8 @@ use aya::maps::{MapData, RingBuf};
 use sluice_common::abi::Event;
 
 /// The reader of the ring `events`. There must be one only: readers share one position. Nothing wakes it: it
-/// asks every so often, and the ring holds 3,000 records meanwhile.
+/// has to ask every so often, and the ring holds 3,000 records meanwhile. In the agent nobody does yet; the
+/// ring is full there after as many drops, and those that follow are counted as `event-lost`.
 pub struct Events {
     ring: RingBuf<MapData>,
 }

@@ -30,27 +30,38 @@ pub(super) struct Readers {
     memory: bool,
     /// A wait that began after all of that.
     waiting: Option<JoinHandle<io::Result<()>>>,
+    /// One that began before some of it. While it lasts no other begins, so that there are never more than
+    /// two, however fast changes come.
+    outdated: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Readers {
     /// Nothing is known of what was done to the tables before.
     pub(super) const fn unknown() -> Self {
-        Self { oldest: 0, slots: true, memory: true, waiting: None }
+        Self { oldest: 0, slots: true, memory: true, waiting: None, outdated: None }
     }
 
     /// An interface was led elsewhere.
     pub(super) fn left_slot(&mut self) {
-        (self.slots, self.waiting) = (true, None);
+        self.slots = true;
+        self.outdate();
     }
 
     /// An element of a hash was removed.
     pub(super) fn left_memory(&mut self) {
-        (self.memory, self.waiting) = (true, None);
+        self.memory = true;
+        self.outdate();
     }
 
     /// The generation was flipped.
     pub(super) fn left_generation(&mut self) {
-        self.waiting = None;
+        self.outdate();
+    }
+
+    fn outdate(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            self.outdated = Some(waiting);
+        }
     }
 
     /// True if the operation, at this generation, must wait.
@@ -64,7 +75,8 @@ impl Readers {
     /// Begins to wait for the packets that are on their way, where anything depends on them.
     pub(super) fn begin_to_wait(&mut self, generation: u32) {
         let is_behind = self.oldest < generation || self.slots || self.memory;
-        if is_behind && self.waiting.is_none() {
+        let is_busy = self.outdated.as_ref().is_some_and(|waiting| !waiting.is_finished());
+        if is_behind && self.waiting.is_none() && !is_busy {
             let thread = thread::Builder::new().name("grace-period".to_owned());
             // Without a thread, who must wait does so.
             self.waiting = thread.spawn(grace_period).ok();

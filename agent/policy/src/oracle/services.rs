@@ -80,12 +80,12 @@ fn place(world: &World, decided_by: &DecidedBy) -> (usize, i64, Option<RuleName>
 }
 
 /// True for egress to an address of the pod's own node, where that is let out (SEMANTICS 42). An
-/// address that a pod has is the pod's.
+/// address that a pod has which has not finished is the pod's.
 pub(super) fn is_own_host(world: &World, question: &Question) -> bool {
     let remote = question.remote.to_canonical();
     question.direction == Direction::Egress
         && world.own_host.iter().any(|address: &IpAddr| address.to_canonical() == remote)
-        && super::holder(world, remote).is_none()
+        && super::holder(world, remote).is_none_or(|(_, pod)| pod.finished)
 }
 
 /// True if any policy applies to the question's pod in its direction.

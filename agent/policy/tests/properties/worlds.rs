@@ -81,6 +81,27 @@ fn pod_selector() -> impl Strategy<Value = PodSelector> {
     (namespaces, selector()).prop_map(|(namespaces, pods)| PodSelector { namespaces, pods })
 }
 
+/// One of a few selectors, so that rules share some.
+fn common_pod_selector() -> impl Strategy<Value = PodSelector> {
+    let among = |key: &str, values: &[&str]| {
+        let values: BTreeSet<String> = values.iter().map(|value| (*value).to_owned()).collect();
+        let operator = Operator::In(values.into());
+        Selector { requirements: [Requirement { key: key.to_owned(), operator }].into() }
+    };
+    let anywhere = || Namespaces::Matching(Selector::default());
+    let named = |name: &str| Namespaces::Named(name.to_owned());
+    select(vec![
+        PodSelector { namespaces: anywhere(), pods: among("app", &["a"]) },
+        PodSelector { namespaces: anywhere(), pods: among("app", &["b"]) },
+        PodSelector { namespaces: named("x"), pods: Selector::default() },
+        PodSelector {
+            namespaces: Namespaces::Matching(among("app", &["a", "b"])),
+            pods: Selector::default(),
+        },
+        PodSelector { namespaces: named("y"), pods: among("tier", &["a", "c"]) },
+    ])
+}
+
 fn port() -> impl Strategy<Value = PortMatch> {
     let range =
         (protocol(), select(&PORTS[..]), select(&PORTS[..])).prop_map(|(protocol, a, b)| {
@@ -88,13 +109,14 @@ fn port() -> impl Strategy<Value = PortMatch> {
         });
     let named = (protocol(), select(&PORT_NAMES[..]))
         .prop_map(|(protocol, name)| PortMatch::Named { protocol, name: name.to_owned() });
-    prop_oneof![4 => range, 2 => named, 1 => protocol().prop_map(PortMatch::Protocol)]
+    prop_oneof![3 => range, 4 => named, 1 => protocol().prop_map(PortMatch::Protocol)]
 }
 
 fn rule(actions: &'static [Action]) -> impl Strategy<Value = Rule> {
     let peer = prop_oneof![
-        pod_selector().prop_map(|pods| Peer::Pods(pods.into())),
-        block().prop_map(Peer::Block)
+        1 => pod_selector().prop_map(|pods| Peer::Pods(pods.into())),
+        3 => common_pod_selector().prop_map(|pods| Peer::Pods(pods.into())),
+        1 => block().prop_map(Peer::Block)
     ];
     let peers = prop_oneof![
         1 => Just(Peers::Any),
@@ -133,9 +155,9 @@ pub(crate) fn pod() -> impl Strategy<Value = Pod> {
     let key = (select(&PORT_NAMES[..]), protocol());
     let ports = prop::collection::btree_map(key, select(&PORTS[1..]), 0..3);
     let addresses = prop::collection::vec(address(), 0..3);
-    let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.2));
+    let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.2), prop::bool::weighted(0.12));
     (labels(), addresses, flags, ports, 0_i64..3).prop_map(
-        |(labels, addresses, (host_network, deleting), ports, created)| {
+        |(labels, addresses, (host_network, deleting, finished), ports, created)| {
             let by_family: BTreeMap<bool, IpAddr> =
                 addresses.into_iter().map(|a| (a.is_ipv4(), a)).collect();
             let ports = ports.into_iter().map(|((name, protocol), port)| NamedPort {
@@ -151,7 +173,7 @@ pub(crate) fn pod() -> impl Strategy<Value = Pod> {
                 ports: ports.collect(),
                 created,
                 deleting,
-                finished: false,
+                finished,
             }
         },
     )
