@@ -3,7 +3,16 @@
 //! Everything that they would meet on the long way, `path`, is asked here too, or the packet takes that
 //! way: what passes here would pass there, as established, and change nothing. Here nothing but the key
 //! is kept of a packet, and that on the stack, where the long way keeps all it reads in the table
-//! `scratch`, so that an established packet takes half the time.
+//! `scratch`. Nanoseconds over an empty program, least of 6 x 11 rounds beside each other on a machine under
+//! load:
+//!
+//! | | established | denied | new |
+//! |---|---|---|---|
+//! | one way for all | 55 | 129 | 346 |
+//! | a short one | 20 | 155 | 385 |
+//!
+//! What it costs the others is their being read twice, and registers. Tried against the latter: the long way
+//! as a function of its own. The two then need 552 bytes of stack, where the kernel gives 512.
 
 use sluice_common::abi::{Direction, Endpoint};
 use sluice_common::flow as track;
