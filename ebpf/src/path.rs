@@ -173,8 +173,9 @@ fn whole(scene: &mut Scene, skb: &Skb, direction: Direction) -> Reason {
     reason
 }
 
+/// The address at the other end.
 #[inline(always)]
-const fn remote(packet: &Packet, direction: Direction) -> &Address {
+pub(crate) const fn remote(packet: &Packet, direction: Direction) -> &Address {
     match direction {
         Direction::Ingress => &packet.source,
         Direction::Egress => &packet.destination,

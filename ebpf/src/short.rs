@@ -19,6 +19,7 @@ use sluice_common::flow as track;
 use sluice_common::parse::parse_plain;
 
 use crate::packet::Skb;
+use crate::path::remote;
 use crate::{flow, recent};
 
 /// True for a packet of a flow that stands, at this generation. False says nothing about the packet.
@@ -37,12 +38,9 @@ pub(crate) fn passes(
     if !track::is_steady(&packet) {
         return false;
     }
-    let (own, remote) = match direction {
-        Direction::Ingress => (&packet.destination, &packet.source),
-        Direction::Egress => (&packet.source, &packet.destination),
-    };
     // With the pod's own address at its own end, it is neither spoofed nor DHCP.
-    if !endpoint.owns(own) || endpoint.owns(remote) {
+    let own = remote(&packet, direction.reverse());
+    if !endpoint.owns(own) || endpoint.owns(remote(&packet, direction)) {
         return false;
     }
     let Some(key) = track::key(&packet, direction, endpoint.epoch) else { return false };

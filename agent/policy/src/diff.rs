@@ -6,8 +6,8 @@
 //!
 //! In the tries it is not enough to give each entry its two values, since a new entry hides what
 //! covers it and a removed one uncovers it. A new entry's old version therefore repeats what the old
-//! tables say for its prefix and since when, and an entry that is to go takes as its new version what the new tables
-//! say for it.
+//! tables say for its prefix and since when, and an entry that is to go takes as its new version what the
+//! new tables say for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -171,8 +171,8 @@ impl Compiler {
 
     /// Finds the addresses whose class changes with the predicates in force.
     fn settle_predicates(&mut self, work: &mut Work, output: &mut Output) {
-        let (changes, unused) = self.predicates.take_changes();
-        let mut lost = changes.classes.clone();
+        let (mut changes, unused) = self.predicates.take_changes();
+        let mut lost = std::mem::take(&mut changes.classes);
         for id in unused.iter().chain(&changes.asked) {
             lost.extend(&self.predicates.get(*id).classes);
         }

@@ -30,8 +30,8 @@ pub(super) struct Readers {
     memory: bool,
     /// A wait that began after all of that.
     waiting: Option<JoinHandle<io::Result<()>>>,
-    /// One that began before some of it. While it lasts no other begins, so that there are never more than
-    /// two, however fast changes come.
+    /// One that began before some of it. While it lasts no other begins, so that there is never more than
+    /// one thread, however fast changes come.
     outdated: Option<JoinHandle<io::Result<()>>>,
 }
 

@@ -1,6 +1,6 @@
 //! The packets that are most: TCP or UDP right behind an IP header without options or extension headers,
-//! untagged and whole. Everything has its fixed place in them, so that reading one takes a third of the
-//! instructions of [`super::parse`].
+//! untagged and whole. Everything has its fixed place in them, so that there is less to ask than in
+//! [`super::parse`].
 
 use super::ipv4::{self, FRAGMENT_OFFSET, MORE_FRAGMENTS};
 use super::{Bytes, ETHERNET_LENGTH, Packet, ethertype, ipv6, protocol, transport};
